@@ -1,0 +1,19 @@
+"""What only TorchServe understands: the spec's ``torchserve:`` key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servewright.spec import Part
+
+
+class Options(Part):
+    """Settings of a TorchServe fleet beyond the spec's own keys.
+
+    ``properties`` go to ``config.properties``, ``yaml`` to the archive's ``model-config.yaml``,
+    ``environment`` to the server's processes.
+    """
+
+    properties: dict[str, str | int | bool] = {}
+    yaml: dict[str, Any] = {}
+    environment: dict[str, str] = {}

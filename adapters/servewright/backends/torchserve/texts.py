@@ -1,0 +1,188 @@
+"""TorchServe's text files: what each template shows, and the grammar that reads them back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from servewright import __version__
+from servewright.backend import Site, View
+from servewright.backends.torchserve import keys, properties
+from servewright.errors import InputError
+from servewright.fleet import Fleet
+from servewright.spec import ModelSpec
+
+PROPERTIES = "config.properties"
+MODEL_CONFIG = "model-config.yaml"
+MANIFEST = "MANIFEST.json"
+REQUIREMENTS = "requirements.txt"
+
+
+def yaml_text(value: object) -> str:
+    """Print ``value`` as YAML: ASCII only, short collections on one line, in the order given."""
+    return str(yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=10_000)).rstrip("\n")
+
+
+def json_text(value: object) -> str:
+    """Print ``value`` as indented JSON, keys sorted."""
+    return json.dumps(value, indent=2, sort_keys=True)
+
+
+def parse(path: str, text: str) -> object:
+    """Read a rendered file with its true grammar: Java properties, YAML or JSON."""
+    if path.endswith(PROPERTIES):
+        return properties.parse(text)
+    return yaml.safe_load(text) if path.endswith(MODEL_CONFIG) else json.loads(text)
+
+
+def views(fleet: Fleet, site: Site) -> dict[str, View]:
+    """Return what each file shows: the server's own, and two for each model's archive."""
+    settings = server_settings(fleet, site)
+    files = {
+        PROPERTIES: View(template="config.properties.j2", values={"settings": list(settings.items())}, meaning=settings)
+    }
+    for document in fleet.models:
+        spec = document.spec
+        config, manifest = model_config(spec), manifest_of(spec)
+        files[f"{spec.name}/{MODEL_CONFIG}"] = View(
+            template="model-config.yaml.j2", values={"settings": config}, meaning=config
+        )
+        files[f"{spec.name}/{MANIFEST}"] = View(template="MANIFEST.json.j2", values={"manifest": manifest}, meaning=manifest)
+    return files
+
+
+def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
+    """Return the keys of ``config.properties`` and their values as text."""
+    specs = [document.spec for document in fleet.models]
+    server, ports = fleet.server, site.ports
+    settings = {
+        "inference_address": f"http://{site.host}:{ports['http']}",
+        "management_address": f"http://{site.host}:{ports['management']}",
+        "metrics_address": f"http://{site.host}:{ports['metrics']}",
+        "grpc_inference_address": site.host,
+        "grpc_management_address": site.host,
+        "grpc_inference_port": str(ports["grpc"]),
+        "grpc_management_port": str(ports["grpc_management"]),
+        "model_store": site.models,
+        "load_models": ",".join(f"{spec.name}={stored_name(spec, site)}" for spec in specs),
+        "disable_token_authorization": _flag(not server.tokens),
+        "enable_model_api": _flag(server.model_api),
+        "allowed_urls": f"file://{re.escape(site.models)}/.*",
+        "enable_metrics_api": _flag(server.metrics),
+        "metrics_mode": "prometheus" if server.metrics else "log",
+    }
+    for setting, sizes in (
+        ("max_request_size", [spec.limits.request for spec in specs]),
+        ("max_response_size", [spec.limits.response for spec in specs]),
+    ):
+        largest = max(size or 0 for size in sizes)
+        if largest:
+            settings[setting] = str(largest)
+    if any(spec.requirements for spec in specs):
+        settings["install_py_dep_per_model"] = "true"
+    if server.threads:
+        settings["number_of_netty_threads"] = str(server.threads)
+    for spec in specs:
+        settings |= {name: _text(value) for name, value in keys.options(spec).properties.items()}
+    for name, value in settings.items():
+        if found := properties.variables(value):
+            raise InputError(f"{name}: TorchServe would put its environment's {found[0]} into {value!r}; rename the path")
+    return settings
+
+
+def stored_name(spec: ModelSpec, site: Site) -> str:
+    """Return what the model is called in the model store."""
+    return f"{spec.name}.mar" if site.packed else spec.name
+
+
+def model_config(spec: ModelSpec) -> dict[str, Any]:
+    """Return the content of the archive's ``model-config.yaml``; keys that are absent keep the server's defaults."""
+    config: dict[str, Any] = {"minWorkers": spec.workers, "maxWorkers": spec.workers, "batchSize": spec.batching.max_size}
+    if spec.batching.max_size > 1:
+        config["maxBatchDelay"] = spec.batching.max_delay // 1000
+    if spec.batching.queue:
+        config["jobQueueSize"] = spec.batching.queue
+    # An archive with any YAML at all ignores the server-wide default_response_timeout, so both are always written.
+    config["responseTimeout"] = (spec.limits.response_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) // 1_000_000
+    config["startupTimeout"] = (spec.limits.startup_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) // 1_000_000
+    device, _, number = spec.device.partition(":")
+    config["deviceType"] = device
+    if number:
+        config["deviceIds"] = [int(number)]
+    return config | keys.options(spec).yaml | {"servewright": _handler_config(spec)}
+
+
+def _handler_config(spec: ModelSpec) -> dict[str, Any]:
+    """Return what our handlers read: the model's file, its signature, and the options."""
+    source = spec.source(keys.NAME)
+    assert source is not None  # keys.explain refuses the spec otherwise
+    model: dict[str, Any] = {"file": model_file(spec), "format": source.format}
+    if source.code:
+        model |= {"code": source.code.partition(":")[0].rpartition("/")[2], "class": source.code.partition(":")[2]}
+    handler = spec.handler
+    chosen: dict[str, Any] = {"device": spec.device.partition(":")[0]}
+    if handler.dtype != "float32":
+        chosen["dtype"] = handler.dtype
+    for name in ("compile", "script"):
+        if getattr(handler, name):
+            chosen[name] = True
+    if spec.threads.intra_op:
+        chosen["threads"] = spec.threads.intra_op
+    if handler.labels:
+        chosen["labels"] = handler.labels.rpartition("/")[2]
+    if handler.use == "vision":
+        chosen["top_k"] = handler.top_k
+        chosen["vision"] = handler.image.model_dump(mode="json", exclude_none=True) if handler.image else {}
+    if handler.text:
+        chosen["text"] = {
+            "tokenizer": handler.text.tokenizer.rpartition("/")[2],
+            "max_length": handler.text.max_length,
+        }
+    return {"model": model, "signature": spec.signature.model_dump(mode="json"), "options": chosen}
+
+
+def model_file(spec: ModelSpec) -> str:
+    """Return the model's file name inside the archive."""
+    source = spec.source(keys.NAME)
+    assert source is not None  # keys.explain refuses the spec otherwise
+    return source.path.rpartition("/")[2]
+
+
+def handler_file(spec: ModelSpec) -> str:
+    """Return the handler's file name inside the archive."""
+    use = spec.handler.use
+    return use.rpartition("/")[2] if use.endswith(".py") else f"servewright_{use}.py"
+
+
+def manifest_of(spec: ModelSpec) -> dict[str, Any]:
+    """Return the content of ``MAR-INF/MANIFEST.json``; no date, so that the same spec gives the same bytes."""
+    model = {
+        "modelName": spec.name,
+        "modelVersion": str(spec.version),
+        "handler": handler_file(spec),
+        "serializedFile": model_file(spec),
+        "configFile": MODEL_CONFIG,
+    }
+    if spec.requirements:
+        model["requirementsFile"] = REQUIREMENTS
+    return {"runtime": "python", "archiverVersion": f"servewright {__version__}", "model": model}
+
+
+def _flag(value: bool) -> str:  # noqa: FBT001  (the one thing it prints)
+    return "true" if value else "false"
+
+
+def _text(value: str | int | bool) -> str:
+    return _flag(value) if isinstance(value, bool) else str(value)
+
+
+FILTERS: Mapping[str, Any] = {
+    "property_key": properties.escape_key,
+    "property_value": properties.escape_value,
+    "yaml": yaml_text,
+    "json": json_text,
+}

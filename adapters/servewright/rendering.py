@@ -1,0 +1,68 @@
+"""Rendering: a fleet and a backend become texts. Pure: the disk is read for templates only.
+
+Every text is parsed back with its true grammar and must mean what was meant, so no string in a spec can add a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from servewright.backend import Backend, Fate, Outcome, Site
+from servewright.errors import InputError, Problem, ServewrightError, SpecError
+from servewright.fleet import Fleet
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+class ParseBackError(ServewrightError):
+    """A rendered text does not mean what was meant: a bug in a template, never the user's fault."""
+
+
+def check(fleet: Fleet, backend: Backend) -> Mapping[str, tuple[Outcome, ...]]:
+    """Return what becomes of every key, by model; refused keys are a `SpecError` that names them all."""
+    problems: list[Problem] = []
+    outcomes: dict[str, tuple[Outcome, ...]] = {}
+    for document in fleet.models:
+        outcomes[document.spec.name] = found = tuple(backend.explain(document, fleet.server))
+        problems += [
+            document.problem(outcome.key, outcome.note, outcome.remedy) for outcome in found if outcome.fate is Fate.REFUSED
+        ]
+    if problems:
+        raise SpecError(problems)
+    return outcomes
+
+
+def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str, str]:
+    """Return the text of every file that ``backend`` needs, by its path; same fleet, same bytes."""
+    check(fleet, backend)
+    environment = _environment(backend.templates, tuple(sorted(backend.filters.items())))
+    texts: dict[str, str] = {}
+    for path, view in sorted(backend.views(fleet, site or backend.home).items()):
+        text = environment.get_template(view.template).render(view.values)
+        found = backend.parse(path, text)
+        if found != view.meaning:
+            raise ParseBackError(f"{path}: rendered text means {found!r}, not {view.meaning!r}; please report this")
+        texts[path] = text
+    return texts
+
+
+@lru_cache(maxsize=8)
+def _environment(templates: Path, filters: tuple[tuple[str, Callable[..., str]], ...]) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    if not templates.is_dir():
+        raise InputError(f"{templates} holds no templates; reinstall servewright")
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701  (pbtxt, properties and YAML files, not HTML)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(filters)
+    return environment
