@@ -14,6 +14,16 @@ from numpy.typing import NDArray
 from servewright.errors import InputError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+# Closing the gaps in eight bytes of seven bits each: neighbours become 14 bits, those 28, those 56.
+_FOLDS = tuple(
+    (np.uint64(low), np.uint64(high), np.uint64(shift))
+    for low, high, shift in (
+        (0x007F_007F_007F_007F, 0x7F00_7F00_7F00_7F00, 1),
+        (0x0000_3FFF_0000_3FFF, 0x3FFF_0000_3FFF_0000, 2),
+        (0x0000_0000_0FFF_FFFF, 0x0FFF_FFFF_0000_0000, 4),
+    )
+)
+_FIRST_BYTES = np.array([(1 << 8 * min(count, 8)) - 1 for count in range(11)], np.uint64)
 Found = tuple[int, int, int, int]
 
 
@@ -84,48 +94,41 @@ def head(number: int, size: int) -> bytes:
 
 def unpack_varints(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the numbers of a packed varint field; raise `BrokenMessageError`."""
-    if not packed.size:
-        return np.empty(0, np.uint64)
     last = packed < 0x80  # the last byte of each number
     if last.all():
         return packed.astype(np.uint64)
     if not last[-1]:
         raise BrokenMessageError("packed numbers without their end")
-    ends = np.flatnonzero(last)
-    starts = np.empty_like(ends)
-    starts[0] = 0
-    starts[1:] = ends[:-1] + 1
-    lengths = ends - starts + 1
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    if longest > 10:
+    ends = np.flatnonzero(last) + 1
+    starts = np.concatenate(([0], ends[:-1]))
+    lengths = ends - starts
+    if lengths.max() > 10:
         raise BrokenMessageError("packed numbers of more than ten bytes")
-    septets = (packed & 0x7F).astype(np.uint64)
-    values = np.zeros(ends.size, np.uint64)
-    for place in range(longest):
-        shift = np.uint64(7 * place)
-        if place < shortest:
-            values |= septets[starts + place] << shift
-        else:
+    padded = np.concatenate((packed, np.zeros(10, np.uint8)))
+    # One eight-byte word from every offset on; a number's first eight bytes are the word at its start.
+    words = np.ndarray(packed.size, "<u8", padded, strides=(1,))[starts] & _FIRST_BYTES[lengths]
+    for low, high, shift in _FOLDS:
+        words = words & low | (words & high) >> shift
+    if lengths.max() > 8:
+        for place in (8, 9):
             longer = np.flatnonzero(lengths > place)
-            values[longer] |= septets[starts[longer] + place] << shift
-    return values
+            words[longer] |= (padded[starts[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+    return words
 
 
 def pack_varints(values: NDArray[np.uint64]) -> bytes:
     """Return ``values`` as the payload of a packed varint field."""
-    if not values.size or int(values.max()) < 0x80:
+    if not values.size or values.max() < 0x80:
         return values.astype(np.uint8).tobytes()
-    lengths = np.ones(values.size, np.int64)
+    lengths = np.ones(values.size, np.uint8)
     for place in range(1, 10):
         longer = values >= np.uint64(1 << 7 * place)
         if not longer.any():
             break
         lengths += longer
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    out = np.empty(int(ends[-1]), np.uint8)
-    for place in range(int(lengths.max())):
-        wide = np.flatnonzero(lengths > place)
-        septets = (values[wide] >> np.uint64(7 * place)).astype(np.uint8) & 0x7F
-        out[starts[wide] + place] = septets | (lengths[wide] > place + 1).astype(np.uint8) << 7
-    return out.tobytes()
+    longest = lengths.max()
+    octets = np.empty((values.size, longest), np.uint8)
+    for place in range(longest):
+        octets[:, place] = values >> np.uint64(7 * place) & np.uint64(0x7F)
+        octets[:, place] |= (lengths > place + 1).astype(np.uint8) << 7
+    return octets[np.arange(longest) < lengths[:, np.newaxis]].tobytes()
