@@ -44,7 +44,7 @@ message Outer {
   fixed64 a_fixed64 = 6; fixed32 a_fixed32 = 7; bool a_bool = 12; string a_string = 13; bytes a_bytes = 14;
   uint32 a_uint32 = 15; sfixed32 an_sfixed32 = 16; sfixed64 an_sfixed64 = 17; sint32 an_sint32 = 18;
   sint64 an_sint64 = 19;
-  optional int32 maybe = 20 [deprecated = true];
+  optional int32 maybe = 20 [deprecated = true, json_name = "perhaps,[so]"];
   oneof choice { string word = 21; Inner inner = 22; Inner.Level level = 23; }
   map<string, Inner> by_long_name = 24;
   map<int32, some.where.Outer.Inner.Level> levels = 25;
@@ -92,12 +92,15 @@ def bare(descriptor: Any) -> DescriptorProto | EnumDescriptorProto:
 
 
 def strip(message: DescriptorProto, descriptor: Any) -> None:
-    """Remove field options and reservations from ``message`` and all inside it, and tell every JSON name."""
+    """Keep of ``message`` and all inside it what decides about bytes and JSON, with every JSON name told."""
     del message.reserved_range[:], message.reserved_name[:]
     message.field.sort(key=lambda field: field.number)
     message.nested_type.sort(key=lambda nested: nested.name)
     for field in message.field:
+        packed = field.options.packed if field.options.HasField("packed") else None
         field.ClearField("options")
+        if packed is not None:
+            field.options.packed = packed
         field.json_name = descriptor.fields_by_number[field.number].json_name
     for nested in message.nested_type:
         strip(nested, descriptor.nested_types_by_name[nested.name])

@@ -4,8 +4,8 @@ Two files of one name or one message name in the same pool are an error of proto
 definitions live beside any installed package that registers the same messages.
 
 The reader takes what such files need: proto3 with ``package``, ``import``, messages (nested ones too), enums,
-scalar, ``optional``, ``repeated`` and ``map`` fields and ``oneof``. ``option``, ``reserved`` and field options are
-read over; ``service`` and ``extend`` are refused.
+scalar, ``optional``, ``repeated`` and ``map`` fields, ``oneof``, and the options ``json_name`` and ``packed``.
+Other options and ``reserved`` are read over; ``service`` and ``extend`` are refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from servewright.errors import InputError, Problem, SpecError
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
+    from google.protobuf.descriptor_pb2 import (
+        DescriptorProto,
+        EnumDescriptorProto,
+        FieldDescriptorProto,
+        FileDescriptorProto,
+    )
     from google.protobuf.descriptor_pool import DescriptorPool
 
 _SCALARS = {  # the numbers of FieldDescriptorProto.Type
@@ -218,7 +223,7 @@ class _Reader:
     def _message(self, message: DescriptorProto) -> None:
         message.name = self._take()
         self._expect("{")
-        optionals = []
+        optionals: list[FieldDescriptorProto] = []
         while (word := self._take()) != "}":
             match word:
                 case "message":
@@ -244,7 +249,7 @@ class _Reader:
             field.oneof_index = len(message.oneof_decl)
             message.oneof_decl.add(name=f"_{field.name}")
 
-    def _field(self, message: DescriptorProto, kind: str, label: int, oneof: int | None = None) -> Any:
+    def _field(self, message: DescriptorProto, kind: str, label: int, oneof: int | None = None) -> FieldDescriptorProto:
         name = self._take()
         self._expect("=")
         field = message.field.add(name=name, number=self._integer(), label=label)
@@ -254,7 +259,7 @@ class _Reader:
             field.type_name = kind  # the pool finds out whether this is a message or an enum, and of which scope
         if oneof is not None:
             field.oneof_index = oneof
-        self._end_of_entry()
+        self._end_of_field(field)
         return field
 
     def _map(self, message: DescriptorProto) -> None:
@@ -295,11 +300,22 @@ class _Reader:
             else:
                 self._expect("=")
                 enum.value.add(name=word, number=self._integer())
-                self._end_of_entry()
+                if self._peek() == "[":
+                    self._skip_to("]")
+                self._expect(";")
 
-    def _end_of_entry(self) -> None:
-        if self._peek() == "[":
-            self._skip_to("]")
+    def _end_of_field(self, field: FieldDescriptorProto) -> None:
+        while self._peek() in ("[", ","):
+            self._take()
+            option = self._take()
+            self._expect("=")
+            value = self._take()
+            if option == "json_name":
+                field.json_name = value.strip('"')
+            elif option == "packed":
+                field.options.packed = value == "true"
+            if self._peek() == "]":
+                self._take()
         self._expect(";")
 
     def _integer(self) -> int:
