@@ -1,0 +1,109 @@
+"""TorchServe's token authorization: the keys of its ``key_file.json``, renewed before they expire.
+
+The server writes the file into its working directory and lets a key live for an hour. Renewing answers nothing:
+the new key is in the file, and the old one is refused from then on, for every client of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from servewright.errors import ProbeError
+from servewright.processes import wait_until
+
+Kind = Literal["inference", "management"]
+
+_MARGIN_S = 60.0
+# The server writes in place: a reader may find half a file, for a moment.
+_SETTLES_WITHIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A key and when it expires, in seconds since 1970."""
+
+    key: str = field(repr=False)
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a key file holds; ``api_key`` never expires and renews the others."""
+
+    inference: Token
+    management: Token
+    api_key: str = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Tokens:
+        """Return the tokens in the file at ``path``; `ProbeError` where there are none."""
+        try:
+            content = json.loads(path.read_bytes())
+            tokens = {
+                kind: Token(content[kind]["key"], datetime.fromisoformat(content[kind]["expiration time"]).timestamp())
+                for kind in ("inference", "management")
+            }
+            return cls(tokens["inference"], tokens["management"], content["API"]["key"])
+        except OSError as error:
+            raise ProbeError(f"cannot read TorchServe's tokens: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            # Not chained: the cause's text may quote the file, keys and all.
+            raise ProbeError(f"{path}: not a key file of TorchServe ({type(error).__name__})") from None
+
+
+class KeyFile:
+    """The keys of one running server, valid whenever they are asked for; safe to share between threads.
+
+    ``renew`` asks the server for a new key of a kind, with the API key.
+    """
+
+    def __init__(self, path: Path, renew: Callable[[Kind, str], None], *, now: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._renew, self._now = renew, now
+        self._lock = threading.Lock()
+        self._tokens: Tokens | None = None
+        self._margin_s: dict[Kind, float] = {}
+
+    def key(self, kind: Kind) -> str:
+        """Return a key that is valid now and for a while; it is renewed first where it is not."""
+        with self._lock:
+            token = self._token(kind, self._tokens or self._read())
+            if self._stale(kind, token):
+                token = self._token(kind, self._read())  # another client may have renewed it
+            if self._stale(kind, token):
+                self._renew(kind, self._read().api_key)
+                token = self._token(kind, self._read())
+            return token.key
+
+    def replace(self, kind: Kind, refused: str) -> bool:
+        """Look for another key than ``refused``, in the file and then from the server; tell whether there is one."""
+        with self._lock:
+            try:
+                if self._token(kind, self._read()).key == refused:
+                    self._renew(kind, self._read().api_key)
+                return self._token(kind, self._read()).key != refused
+            except ProbeError:
+                return False
+
+    def _read(self) -> Tokens:
+        self._tokens = wait_until(
+            lambda: Tokens.read(self.path), within_s=_SETTLES_WITHIN_S, every_s=0.05, what="the key file is readable"
+        )
+        return self._tokens
+
+    def _token(self, kind: Kind, tokens: Tokens) -> Token:
+        token = tokens.inference if kind == "inference" else tokens.management
+        # A server may let its keys live for seconds only (token_expiration_min).
+        life_s = token.expires - self._now()
+        self._margin_s[kind] = max(self._margin_s.get(kind, 0.0), min(_MARGIN_S, life_s / 4))
+        return token
+
+    def _stale(self, kind: Kind, token: Token) -> bool:
+        return token.expires - self._now() <= self._margin_s[kind]
