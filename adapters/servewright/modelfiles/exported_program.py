@@ -1,9 +1,9 @@
-"""What ``torch.export.save`` wrote: its graph names its inputs and outputs, and can run a stranger's code in four ways.
+"""What ``torch.export.save`` wrote: its graph tells its inputs and outputs, and can run a stranger's code in five ways.
 
 ``torch.export.load`` (torch 2.13) reads its pickles weights-only at first, and where that fails again without the
 restriction; opaque constants it reads with pickle itself. Sizes written as expressions go through ``sympy.sympify``,
-which evaluates Python; guards are compiled as Python; and a node may name any attribute of torch as what it calls.
-So all four are checked here before anything is loaded.
+which evaluates Python; guards are compiled as Python; a node may name any attribute of torch as what it calls; and
+the names of inputs and weights are pasted into generated Python. So all five are checked before anything is loaded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DTYPES = {
 }  # fmt: skip
 # Operators of torch, the arithmetic of sizes, and nothing that takes a name or a callable.
 _CALLS = re.compile(
-    r"torch\.ops\.[A-Za-z]\w*\.[A-Za-z]\w*(\.[A-Za-z]\w*)?|torch\.sym_[a-z]+|torch\._sym_[a-z]+|math\.[a-z]\w*"
+    r"torch\.ops(\.(?!__)[A-Za-z_]\w*){2,3}|torch\.sym_[a-z]+|torch\._sym_[a-z]+|math\.[a-z]\w*"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|and_|or_|xor|not_|inv|invert|lshift|rshift"
     r"|eq|ne|lt|le|gt|ge|getitem|truth|index|is_|is_not)"
 )
@@ -44,17 +44,22 @@ _RESOLVED = ("torch", "_operator", "math")
 _SYMBOL = re.compile(r"[a-z]+\d+")
 _FUNCTIONS = frozenset(
     {
-        "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Abs", "Max", "Min", "Mod", "Piecewise", "And", "Or",
-        "Not", "Equality", "Unequality", "StrictLessThan", "StrictGreaterThan", "LessThan", "GreaterThan", "Eq", "Ne",
-        "Lt", "Le", "Gt", "Ge", "ceiling", "floor", "FloorDiv", "ModularIndexing", "Where", "PythonMod", "CleanDiv",
-        "CeilToInt", "FloorToInt", "CeilDiv", "LShift", "RShift", "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv",
-        "IsNonOverlappingAndDenseIndicator", "TruncToFloat", "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat",
-        "Identity", "OpaqueUnaryFn_sqrt", "int_oo", "oo", "zoo", "true", "false", "L", "math", "len", "isinstance", "torch",
+        "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Abs", "Max", "Min", "Mod", "Piecewise", "And",
+        "Or", "Not", "Equality", "Unequality", "StrictLessThan", "StrictGreaterThan", "LessThan", "GreaterThan", "Eq",
+        "Ne", "Lt", "Le", "Gt", "Ge", "ceiling", "floor", "FloorDiv", "ModularIndexing", "Where", "PythonMod",
+        "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "LShift", "RShift", "PowByNatural", "FloatPow",
+        "FloatTrueDiv", "IntTrueDiv", "IsNonOverlappingAndDenseIndicator", "TruncToFloat", "TruncToInt", "RoundToInt",
+        "RoundDecimal", "ToFloat", "Identity", "OpaqueUnaryFn_sqrt", "int_oo", "oo", "zoo", "true", "false", "L",
+        "math", "torch", "len", "max", "min", "abs", "int", "float", "bool",
     }
 )  # fmt: skip
 _ATTRIBUTES = frozenset(
     {"size", "shape", "dim", "ndim", "stride", "storage_offset", "dtype", "numel", "isnan", "floor", "ceil", "trunc"}
 )
+# Nothing that could leave a name, a text or a comment in generated code: no quotes, brackets, equals signs or spaces.
+_NAME = re.compile(r"[\w.+:-]*")
+_TREE = re.compile(r'[\w\s\[\]{}:,."\\+-]*')  # JSON in JSON
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")  # what some reader takes for the end of a line
 _HARMLESS = (
     ast.Expression, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Constant,
     ast.Subscript, ast.Tuple, ast.List, ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
@@ -137,29 +142,34 @@ def _imports(archive: zipfile.ZipFile, root: str, documents: Mapping[str, Any]) 
         yield from pickles.torch_file_imports(archive.read(entry))
 
 
-def _dangers(value: Any) -> Iterator[str]:
+def _dangers(value: Any, key: str = "") -> Iterator[str]:
     """Yield each text of a program that loading or running it would evaluate as more than a size or an operator."""
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _dangers(name)
+            yield from _dangers(item, "metadata" if key == "metadata" else name)
+    elif isinstance(value, list):
         for item in value:
-            yield from _dangers(item)
-    if not isinstance(value, dict):
-        return
-    for key, item in value.items():
-        if key == "expr_str" and not _is_arithmetic(item):
-            yield f"the size {item!r}"
-        elif key == "guards_code":
-            yield from (f"the guard {guard!r}" for guard in item if not _is_arithmetic(guard))
-        elif key == "target" and isinstance(item, str) and item.startswith(_RESOLVED) and not _CALLS.fullmatch(item):
-            yield f"the call of {item!r}"
-        elif key in ("in_spec", "out_spec") and isinstance(item, str) and "__enum__" in item:
-            yield f"an import for {item!r}"
-        else:
-            yield from _dangers(item)
+            yield from _dangers(item, key)
+    elif isinstance(value, str) and key not in ("as_string", "as_strings"):  # these are quoted wherever they go
+        if key == "metadata":  # becomes comments
+            if _CONTROL.search(value):
+                yield f"the note {value!r}"
+        elif key in ("expr_str", "guards_code"):
+            if not _is_arithmetic(value):
+                yield f"{'the size' if key == 'expr_str' else 'the guard'} {value!r}"
+        elif key in ("in_spec", "out_spec"):
+            if "__enum__" in value or not _TREE.fullmatch(value):
+                yield f"the structure {value!r}"
+        elif not _NAME.fullmatch(value):
+            yield f"the name {value!r}"
+        elif key in ("target", "as_operator") and value.startswith(_RESOLVED) and not _CALLS.fullmatch(value):
+            yield f"a call of {value!r}"
 
 
-def _is_arithmetic(text: object) -> bool:
+def _is_arithmetic(text: str) -> bool:
     """Tell whether ``text`` only computes with sizes: no name, attribute or call beyond those that torch writes."""
-    if not isinstance(text, str) or len(text) > 10_000:
+    if len(text) > 10_000 or "#" in text or "\\" in text or _CONTROL.search(text):
         return False
     try:
         nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
@@ -172,9 +182,9 @@ def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
         return node.id in _FUNCTIONS or _SYMBOL.fullmatch(node.id) is not None
     if isinstance(node, ast.Attribute):
-        return node.attr in _ATTRIBUTES
+        return node.attr in _ATTRIBUTES or re.fullmatch(r"sym_[a-z]+", node.attr) is not None
     if isinstance(node, ast.Constant):  # a text is the name of an input or of a symbol, never more
-        return not isinstance(node.value, str) or re.fullmatch(r"\w{1,200}", node.value) is not None
+        return not isinstance(node.value, str) or re.fullmatch(r"[\w.+-]{1,200}", node.value) is not None
     return isinstance(node, _HARMLESS)
 
 
