@@ -374,7 +374,9 @@ def fitted_one(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise bad_request(f"input {name!r} holds {array.dtype}, not numbers that fit 64 bits")
     if not fits(array.shape, spec["shape"]):
-        raise bad_request(f"input {name!r} has shape {list(array.shape)}, but the signature says {spec['shape']}")
+        raise bad_request(
+            f"input {name!r} has shape {list(array.shape)}, but the signature says {json.dumps(spec['shape'])}"
+        )
     if array.ndim == 0 or array.size == 0:
         raise bad_request(f"input {name!r} of shape {list(array.shape)} holds nothing; the first axis is the batch")
     if array.dtype != wanted:
@@ -437,7 +439,7 @@ def kept_rows(outputs: Tensors, specs: Specs, rows: int) -> Tensors:
         if not castable or not fits(array.shape[1:], spec["shape"] and spec["shape"][1:]):
             raise PredictionException(
                 f"output {name!r} is {array.dtype} of shape {list(array.shape)}, "
-                f"but the signature says {spec['dtype']} of {spec['shape']}"
+                f"but the signature says {spec['dtype']} of {json.dumps(spec['shape'])}"
             )
         kept[name] = np.ascontiguousarray(array, wanted)
     return kept

@@ -91,7 +91,11 @@ def texts_of(payload: Any, about: Mapping[str, str]) -> list[str] | None:
     if isinstance(payload, dict) and len(payload) == 1:
         (payload,) = payload.values()
     texts = [payload] if isinstance(payload, str) else payload
-    return texts if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) else None
+    if not isinstance(texts, list) or not any(isinstance(text, str) for text in texts):
+        return None
+    if not all(isinstance(text, str) for text in texts):
+        raise tensor.bad_request("the list holds texts and other values; send texts alone, or tensors alone")
+    return texts
 
 
 def read_tokenizer(path: Path, longest: int) -> tuple[Tokenize, int]:
