@@ -116,11 +116,8 @@ class TensorHandler:
     def infer(self, batch: dict[int, Tensors]) -> dict[int, Tensors | PredictionException]:
         """Run one forward over all rows; if it fails, each request alone, so that only the culprit fails."""
         rows = [len(next(iter(tensors.values()))) for tensors in batch.values()]
-        joined = {
-            spec["name"]: concatenated([tensors[spec["name"]] for tensors in batch.values()]) for spec in self.inputs
-        }
         try:
-            outputs = kept_rows(self.model(joined), self.outputs, sum(rows))
+            outputs = kept_rows(self.model(joined(list(batch.values()))), self.outputs, sum(rows))
         except PredictionException as error:  # the model does not do what its signature says: nobody's culprit
             return dict.fromkeys(batch, error)
         except Exception as error:  # noqa: BLE001  (whatever a model raises)
@@ -419,9 +416,11 @@ def groups(batch: dict[int, Tensors], specs: Specs) -> list[dict[int, Tensors]]:
     return list(found.values())
 
 
-def concatenated(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return the rows of all arrays; a single one is not copied."""
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+def joined(requests: list[Tensors]) -> Tensors:
+    """Return the rows of all requests; those of a single one are not copied."""
+    if len(requests) == 1:
+        return requests[0]
+    return {name: np.concatenate([tensors[name] for tensors in requests]) for name in requests[0]}
 
 
 def kept_rows(outputs: Tensors, specs: Specs, rows: int) -> Tensors:

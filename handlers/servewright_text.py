@@ -40,15 +40,19 @@ class TextHandler(tensor.TensorHandler):
         text = self.options.get("text") or {}
         if not text.get("tokenizer"):
             raise ValueError("the text handler needs a tokenizer: text: {tokenizer: tokenizer.json}")
-        longest = min(filter(None, (text.get("max_length", 512), self.length)))
-        self.tokenize, self.pad = read_tokenizer(self.folder / text["tokenizer"], longest)
+        self.longest = min(filter(None, (text.get("max_length", 512), self.length)))
+        self.tokenize, self.pad = read_tokenizer(self.folder / text["tokenizer"], self.longest)
         self.default_top_k = self.options.get("top_k", 5) if self.labels else 0
 
     def decode(self, payload: Any, about: Mapping[str, str]) -> tensor.Tensors:
         """Return the model's inputs for one text, for a JSON list of them, or for tensors that came ready."""
         texts = texts_of(payload, about)
         if texts is None:
-            return super().decode(payload, about)
+            tensors = super().decode(payload, about)
+            # Neighbours are padded to the longest of their batch: nobody may make them longer than texts can be.
+            if any(array.ndim > 1 and array.shape[1] > self.longest for array in tensors.values()):
+                raise tensor.bad_request(f"more than {self.longest} tokens, the archive's max_length")
+            return tensors
         rows = self.tokenize(texts)
         if not all(rows):
             raise tensor.bad_request(f"text {rows.index([])} has no tokens")

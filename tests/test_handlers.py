@@ -1077,6 +1077,7 @@ class TestText:
             (grpc({"data": b"\xff\xfe"}), "not UTF-8"),
             (as_json(["the", 3]), "texts and other values"),
             (as_json([]), "the model has 2 inputs"),
+            (as_json({"inputs": {"input_ids": [[1] * 513], "attention_mask": [[1] * 513]}}), "more than 512 tokens"),
         ],
     )
     def test_what_is_no_text_fails_alone(self, ask: Ask, says: str, tmp_path: Path, worker: MakeWorker) -> None:
