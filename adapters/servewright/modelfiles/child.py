@@ -85,6 +85,17 @@ class Child:
             raise _ours(answer["error"])
         return answer, results
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        return not self._errors.closed and self._process.poll() is None
+
+    def kill(self) -> None:
+        """End the child at once, whatever it is doing."""
+        if not self._errors.closed:
+            self._process.kill()
+            self.close()
+
     def close(self) -> None:
         """End the child; closing a closed one does nothing."""
         if self._errors.closed:
@@ -103,9 +114,10 @@ class Child:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._process.kill()  # nobody waits for its answer any more
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self.kill()  # nobody waits for its answer any more
 
     def _obituary(self) -> str:
         code = self._process.wait()

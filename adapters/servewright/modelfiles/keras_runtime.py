@@ -63,8 +63,9 @@ class Network:
             if len(inputs) != len(takes):
                 raise ModelFileError(f"{self._path} takes {', '.join(takes)}, not {', '.join(inputs)}")
             order = takes if set(inputs) == set(takes) else list(inputs)
+            dtypes = [tensor.dtype for tensor in self.inputs.values()]
             convert = self._keras.ops.convert_to_tensor
-            found = self.call([convert(inputs[name]) for name in order])
+            found = self.call([convert(inputs[name], dtype) for name, dtype in zip(order, dtypes, strict=True)])
             if set(names) <= set(found):
                 found = {name: found[name] for name in names}
             elif len(names) != len(found):

@@ -142,6 +142,7 @@ def load(source: Source, wanted: Signature | None) -> Loaded:
         raise ModelFileError(f"{source.path} has no signature {name!r}; choose from {there}")
     definition = meta_graph.signature_def[name]
     feeds = {alias: info.name for alias, info in definition.inputs.items()}
+    dtypes = {alias: tf.dtypes.as_dtype(info.dtype).as_numpy_dtype for alias, info in definition.inputs.items()}
     fetches = {alias: info.name for alias, info in definition.outputs.items()}
     if wanted is not None:
         lost = [item.name for item in wanted.outputs if item.name not in fetches]
@@ -154,7 +155,8 @@ def load(source: Source, wanted: Signature | None) -> Loaded:
         if unknown:
             takes, got = ", ".join(sorted(feeds)), ", ".join(sorted(inputs))
             raise ModelFileError(f"{source.path}: {name!r} takes {takes}, not {got}")
-        results: Arrays = session.run(fetches, {feeds[alias]: value for alias, value in inputs.items()})
+        given = {feeds[alias]: value.astype(dtypes[alias], copy=False) for alias, value in inputs.items()}
+        results: Arrays = session.run(fetches, given)
         return results
 
     return Loaded(predict, tuple(sorted(feeds)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,12 +56,14 @@ def _settle() -> None:
 
 def _serve(module: Any, requests: IO[bytes], answers: IO[bytes]) -> None:
     loaded: Loaded | None = None
+    subject = "the model"
     while True:
         try:
             values, arrays = frames.read(requests)
         except EOFError:
             return
         operation = values.pop("operation")
+        subject = str(values.get("source", {}).get("path") or values.get("path") or subject)
         try:
             result: dict[str, Any] = {}
             found: Arrays = {}
@@ -78,7 +81,7 @@ def _serve(module: Any, requests: IO[bytes], answers: IO[bytes]) -> None:
         except ServewrightError as error:
             frames.write(answers, {"error": _described(error)})
         except Exception as error:  # noqa: BLE001  (a model may raise anything; it becomes an error of ours)
-            frames.write(answers, {"error": {"kind": "model", "message": _short(error, values, operation)}})
+            frames.write(answers, {"error": {"kind": "model", "message": f"{subject} {_short(error, operation)}"}})
         else:
             frames.write(answers, result, found)
 
@@ -106,13 +109,14 @@ def _described(error: ServewrightError) -> dict[str, str]:
     return {"kind": next((kind for cls, kind in kinds if isinstance(error, cls)), "model"), "message": str(error)}
 
 
-def _short(error: Exception, values: Mapping[str, Any], operation: str) -> str:
-    """Return the first line that says something, for frameworks put a page around it."""
+def _short(error: Exception, operation: str) -> str:
+    """Return the line that says something, for frameworks put a page around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = next((line for line in lines if not line.endswith(":")), lines[0] if lines else "")
-    where = str(values.get("source", {}).get("path") or values.get("path") or "the original model")
+    first = next((line for line in lines if not line.endswith(":")), lines[0] if lines else "")
+    # An interpreter inside the framework ends its trace with the error proper, as Python does.
+    text = lines[-1] if lines and re.match(r"\w+(Error|Exception): ", lines[-1]) else f"{type(error).__name__}: {first}"
     did = {"load": "cannot be loaded", "predict": "refused these inputs"}.get(operation, "cannot be read")
-    return f"{where} {did}: {type(error).__name__}: {text[:500]}"
+    return f"{did}: {text[:500]}"
 
 
 if __name__ == "__main__":
