@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from servewright.fleet import Fleet
-    from servewright.launching import RunningServer
+    from servewright.server import RunningServer
     from servewright.spec import ModelSpec, ServerSettings, Signature
     from servewright.specfile import Document
 
@@ -95,6 +95,18 @@ class Archive:
     """A file of an artifact that is itself an archive of ``members``."""
 
     members: Mapping[str, Path | bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How an artifact is made: in which folder what is not there yet is made first, and in what form.
+
+    ``packed``: models as archives, where the server has any. ``trust``: code that a model's file holds may run.
+    """
+
+    folder: Path
+    packed: bool = True
+    trust: bool = False
 
 
 Content: TypeAlias = Path | bytes | Archive
@@ -236,7 +248,7 @@ class Backend:
     filters: Mapping[str, Callable[..., str]]
     views: Callable[[Fleet, Site], Mapping[str, View]]
     parse: Callable[[str, str], object]
-    members: Callable[[Fleet, Mapping[str, str], Path], Mapping[str, Content]]
+    members: Callable[[Fleet, Mapping[str, str], Build], Mapping[str, Content]]
     plan: Callable[[Fleet, Site], LaunchPlan]
     program: Callable[[str], Program]
     connect: Callable[[RunningServer], Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servewright.backend import Backend, Fate, Outcome, Site
-from servewright.errors import InputError, Problem, ServewrightError, SpecError
+from servewright.errors import InputError, ServewrightError, SpecError
 from servewright.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -22,18 +22,22 @@ class ParseBackError(ServewrightError):
     """A rendered text does not mean what was meant: a bug in a template, never the user's fault."""
 
 
-def check(fleet: Fleet, backend: Backend) -> Mapping[str, tuple[Outcome, ...]]:
-    """Return what becomes of every key, by model; refused keys are a `SpecError` that names them all."""
-    problems: list[Problem] = []
-    outcomes: dict[str, tuple[Outcome, ...]] = {}
-    for document in fleet.models:
-        outcomes[document.spec.name] = found = tuple(backend.explain(document, fleet.server))
-        problems += [
-            document.problem(outcome.key, outcome.note, outcome.remedy) for outcome in found if outcome.fate is Fate.REFUSED
-        ]
+def outcomes(fleet: Fleet, backend: Backend) -> dict[str, tuple[Outcome, ...]]:
+    """Return what becomes of every key on ``backend``, by model, refusals included."""
+    return {document.spec.name: tuple(backend.explain(document, fleet.server)) for document in fleet.models}
+
+
+def check(fleet: Fleet, backend: Backend) -> None:
+    """Raise a `SpecError` that names every key that ``backend`` refuses."""
+    found = outcomes(fleet, backend)
+    problems = [
+        document.problem(outcome.key, outcome.note, outcome.remedy)
+        for document in fleet.models
+        for outcome in found[document.spec.name]
+        if outcome.fate is Fate.REFUSED
+    ]
     if problems:
         raise SpecError(problems)
-    return outcomes
 
 
 def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str, str]:

@@ -409,3 +409,4 @@ class ServerSettings(Part):
     model_api: bool = False
     metrics: bool = True
     poll: Duration | None = None
+    ports: ServerPorts = ServerPorts()

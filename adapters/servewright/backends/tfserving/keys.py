@@ -95,7 +95,14 @@ def explain(document: Document, server: ServerSettings) -> Iterator[Outcome]:
 
 
 def _outcome(
-    spec: ModelSpec, key: str, fate: Fate, setting: str = "", *, note: str = "", remedy: str = "", value: str | None = None
+    spec: ModelSpec,
+    key: str,
+    fate: Fate,
+    setting: str = "",
+    *,
+    note: str = "",
+    remedy: str = "",
+    value: str | None = None,
 ) -> Outcome:
     shown = value if value is not None else _value(spec, key)
     return Outcome(key=key, value=shown, fate=fate, setting=setting, note=note, remedy=remedy)
@@ -202,7 +209,10 @@ def _session(own: Options) -> Iterator[Outcome]:
         )  # fmt: skip
     else:
         yield Outcome(
-            key=f"{NAME}.session", value="", fate=Fate.APPLIED, setting="session.pbtxt, --tensorflow_session_config_file"
+            key=f"{NAME}.session",
+            value="",
+            fate=Fate.APPLIED,
+            setting="session.pbtxt, --tensorflow_session_config_file",
         )
 
 
@@ -278,8 +288,13 @@ def _versions(spec: ModelSpec) -> Iterator[Outcome]:
 
 def _compute(spec: ModelSpec) -> Iterator[Outcome]:
     if "workers" in spec.model_fields_set:
-        yield _outcome(spec, "workers", Fate.NOT_APPLICABLE, note="one process; batching.threads run batches in parallel")
-    for key, flag in (("intra_op", "--tensorflow_intra_op_parallelism"), ("inter_op", "--tensorflow_inter_op_parallelism")):
+        yield _outcome(
+            spec, "workers", Fate.NOT_APPLICABLE, note="one process; batching.threads run batches in parallel"
+        )
+    for key, flag in (
+        ("intra_op", "--tensorflow_intra_op_parallelism"),
+        ("inter_op", "--tensorflow_inter_op_parallelism"),
+    ):
         if getattr(spec.threads, key):
             yield _outcome(spec, f"threads.{key}", Fate.APPLIED, flag)
     if "device" in spec.model_fields_set:

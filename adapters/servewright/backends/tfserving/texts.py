@@ -97,7 +97,10 @@ def _model_config(specs: list[ModelSpec], site: Site) -> View:
         policy = spec.versions.policy
         model = {"name": spec.name, "base_path": base_path(spec, site), "labels": sorted(spec.versions.labels.items())}
         config = meaning.model_config_list.config.add(
-            name=spec.name, base_path=base_path(spec, site), model_platform="tensorflow", version_labels=spec.versions.labels
+            name=spec.name,
+            base_path=base_path(spec, site),
+            model_platform="tensorflow",
+            version_labels=spec.versions.labels,
         )
         if isinstance(policy, Latest):
             model |= {"policy": "latest", "versions": policy.latest}

@@ -1,1 +1,45 @@
-"""Backends: one folder each."""
+"""TorchServe."""
+
+from __future__ import annotations
+
+from servewright.assets import asset_dir
+from servewright.backend import Backend, Capability, Site, Support
+from servewright.backends.torchserve import keys, packing, running, settings, texts
+
+BACKEND = Backend(
+    name=keys.NAME,
+    title="TorchServe",
+    templates=asset_dir("templates") / keys.NAME,
+    formats=("torchscript", "state_dict", "exported_program", "onnx"),
+    targets=keys.TARGETS,
+    runtimes=("process", "embedded"),
+    options=lambda: settings.Options,
+    home=Site(
+        models="/home/model-server/model-store",
+        config="/home/model-server/config",
+        run="/home/model-server/run",
+        host="0.0.0.0",  # noqa: S104  (inside a container, of which loopback alone is published)
+        ports={"http": 8080, "management": 8081, "metrics": 8082, "grpc": 7070, "grpc_management": 7071},
+    ),
+    image="pytorch/torchserve",
+    capabilities={
+        "versions": Capability(Support.FULL),
+        "labels": Capability(Support.UNSUPPORTED, "a model has one default version instead"),
+        "handlers": Capability(Support.FULL),
+        "live batching changes": Capability(Support.UNSUPPORTED, "a version is registered anew to change them"),
+        "read back batching": Capability(Support.FULL),
+    },
+    explain=keys.explain,
+    filters=texts.FILTERS,
+    views=texts.views,
+    parse=texts.parse,
+    members=packing.members,
+    plan=running.plan,
+    program=running.program,
+    connect=running.connect,
+    ready=running.ready,
+    identity=running.identity,
+    signature=running.signature,
+    read_back=running.read_back,
+    concurrent=keys.queue,
+)

@@ -1,0 +1,72 @@
+# Two commands do everything: `make demo` and `make test`. Both set up what they need and are quick when run again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.servewright-installed
+
+# Recorded answers and real configs lie outside the project; the tests that need them say so where they are absent.
+ifneq ($(wildcard ../shared/conformance),)
+export SERVEWRIGHT_CONFORMANCE ?= $(abspath ../shared/conformance)
+endif
+ifneq ($(wildcard ../shared/corpus),)
+export SERVEWRIGHT_CORPUS ?= $(abspath ../shared/corpus)
+endif
+
+.PHONY: help demo test unit lint types wheel-test integration conformance bench clean setup
+
+help:
+	@echo "make demo         train on handwritten digits, serve them on both servers, compare"
+	@echo "make test         everything that CI checks: lint, types, tests, the built wheel, real servers"
+	@echo "make unit         the fast tests alone"
+	@echo "make integration  the tests against real servers alone"
+	@echo "make conformance  the embedded TF Serving against recorded answers of a real one"
+	@echo "make bench        the benchmarks; ratios in one run"
+	@echo "make clean        remove the virtual environment and every cache"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (the first time takes some minutes: TensorFlow and PyTorch come along)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=python3.x"; exit 3; }
+	@$(PYTHON) -m venv $(VENV) || { echo "venv failed; on Debian: apt-get install python3-venv"; exit 3; }
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/servewright demo
+
+test: $(STAMP) lint types unit wheel-test integration
+	@echo "== all passed"
+
+lint: $(STAMP)
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	@echo "== mypy --strict"
+	@$(BIN)/mypy
+	@echo "== pyright"
+	@$(BIN)/pyright --warnings
+
+unit: $(STAMP)
+	@echo "== tests"
+	@$(BIN)/pytest tests -q -n 2
+
+wheel-test: $(STAMP)
+	@echo "== the built wheel"
+	@$(BIN)/python integration/wheel.py
+
+integration: $(STAMP)
+	@echo "== real servers"
+	@$(BIN)/pytest integration -q
+
+conformance: $(STAMP)
+	@$(BIN)/python -m integration.conformance
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist

@@ -1,0 +1,225 @@
+"""Starting TensorFlow Serving, and reading back what a running one has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
+from servewright.backends.tfserving import flags, keys, texts
+from servewright.errors import LaunchError, MissingExtraError, ServewrightError, UnavailableError
+from servewright.fleet import Fleet
+from servewright.server import RunningServer
+from servewright.spec import ModelSpec, Signature
+
+if TYPE_CHECKING:
+    from servewright.backends.tfserving.client import Client
+
+BINARY = "tensorflow_model_server"
+VARIABLE = "SERVEWRIGHT_TENSORFLOW_MODEL_SERVER"
+EMBEDDED = "servewright.backends.tfserving.embedded"
+_DEFAULT_STARTUP_US = 120_000_000
+
+
+def plan(fleet: Fleet, site: Site) -> LaunchPlan:
+    """Return how to start the server for ``fleet`` at ``site``."""
+    specs = [document.spec for document in fleet.models]
+    present = set(texts.views(fleet, site))
+    # A load that fails stays failed: five retries, a minute apart, would only hide the cause.
+    words = [*texts.flag_words(fleet, site, present=present), "--max_num_load_retries=0"]
+    return LaunchPlan(
+        backend=keys.NAME,
+        image=f"tensorflow/serving:{keys.target(specs[0])}" + ("-gpu" if specs[0].device != "cpu" else ""),
+        argv=(BINARY, *words),
+        site=site,
+        memory=max((spec.limits.memory or 0 for spec in specs), default=0) or None,
+        cpus=max((spec.limits.cpus or 0 for spec in specs), default=0) or None,
+        gpu=any(spec.device != "cpu" for spec in specs),
+        ready_within_s=max(spec.limits.startup_timeout or _DEFAULT_STARTUP_US for spec in specs) / 1e6,
+    )
+
+
+def program(runtime: str) -> Program:
+    """Return how ``runtime`` starts the server here."""
+    if runtime == "embedded":
+        if find_spec("tensorflow") is None:
+            raise MissingExtraError("tensorflow", "tensorflow", "the embedded TF Serving")
+        return Program(
+            argv=(sys.executable, "-m", EMBEDDED), note="the embedded server stands in for tensorflow_model_server"
+        )
+    named = os.environ.get(VARIABLE)
+    found = shutil.which(named or BINARY)
+    if found is None:
+        what = f"{VARIABLE} names {named}, which is not a program" if named else f"{BINARY} is not on PATH"
+        raise UnavailableError(f"{what}; install it, name it with {VARIABLE}, or use --runtime embedded")
+    return Program(argv=(found,))
+
+
+def connect(server: RunningServer) -> Client:
+    """Return a client of ``server``."""
+    from servewright.backends.tfserving.client import Client
+
+    http = server.endpoints.get("http")
+    return Client(grpc=server.endpoints.get("grpc"), http=f"http://{http}" if http else None)
+
+
+def ready(server: RunningServer, client: Any, fleet: Fleet) -> bool:
+    """Tell whether every version that the fleet packages is AVAILABLE; one that ended is a `LaunchError`."""
+    for document in fleet.models:
+        spec = document.spec
+        versions = {version.version: version for version in client.status(spec.name)}
+        own = versions.get(spec.version)
+        if own is not None and own.state == "END":
+            raise LaunchError(
+                f"{spec.name} version {spec.version} did not load: {own.error_message or own.error_code}",
+                log_tail=server.log_tail(),
+            )
+        if own is None or own.state != "AVAILABLE":
+            return False
+    return True
+
+
+def identity(client: Any) -> Identity:
+    """Return what the server says that it is; the real one tells no version over the wire."""
+    stand_in = client.stand_in()
+    if stand_in:
+        return Identity(name="servewright embedded TF Serving", version=stand_in, stand_in=True)
+    return Identity(name="TensorFlow Serving", version="(not told by the server)", stand_in=False)
+
+
+def signature(client: Any, spec: ModelSpec) -> Signature | str:
+    """Return the signature that the server tells for the spec's."""
+    try:
+        return client.metadata(spec.name, signature=spec.signature.name)  # type: ignore[no-any-return]
+    except ServewrightError as error:
+        return f"the server does not tell it: {error}"
+
+
+def read_back(server: RunningServer, client: Any, fleet: Fleet) -> Iterator[Reading]:
+    """Yield every rendered setting as it was wanted and as the server has it.
+
+    Versions and labels are asked over the API. The server has no call for anything else, so the rest is read from the
+    command line of its process and from the files that this names.
+    """
+    many = len(fleet.models) > 1
+    for document in fleet.models:
+        spec = document.spec
+        prefix = f"{spec.name}: " if many else ""
+        states = {version.version: version.state for version in client.status(spec.name)}
+        yield Reading(
+            setting=f"{prefix}version", wanted=f"{spec.version} AVAILABLE",
+            found=f"{spec.version} {states.get(spec.version, 'absent')}", source="GetModelStatus",
+        )  # fmt: skip
+        for label, version in spec.versions.labels.items():
+            found = client.version_of_label(spec.name, label)
+            yield Reading(
+                setting=f"{prefix}label {label}", wanted=version, found=found,
+                source="GetModelMetadata by label" if found is not None else "the server does not know the label",
+            )  # fmt: skip
+    yield from _process_settings(server, client, fleet, command_line(server))
+
+
+def command_line(server: RunningServer) -> tuple[str, ...]:
+    """Return the arguments that the server's process was started with, as the system has them."""
+    import psutil
+
+    pid = getattr(server.handle, "pid", None)
+    if pid is None:
+        return ()
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ()
+
+
+def _process_settings(
+    server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]
+) -> Iterator[Reading]:
+    wanted = _wanted(fleet, server)
+    if not argv:
+        for setting, value in wanted.items():
+            yield Reading(
+                setting=setting, wanted=value, found=None, source="the server has no call for it, and its process is not ours"
+            )
+        return
+    given = flags.read(argv)
+    source = "flag of the process"
+    for setting, value in wanted.items():
+        name, _, field = setting.partition(" ")
+        if not name.startswith("--"):
+            continue
+        yield Reading(setting=setting, wanted=value, found=given.get(name[2:], "absent"), source=source)
+    for flag, prefix in (
+        ("model_config_file", "model config"), ("batching_parameters_file", "batching"),
+        ("monitoring_config_file", "monitoring"), ("tensorflow_session_config_file", "session"),
+    ):  # fmt: skip
+        expected = {setting: value for setting, value in wanted.items() if setting.startswith(prefix + " ")}
+        if not expected:
+            continue
+        found = _file_fields(Path(given.get(flag, "")))
+        for setting, value in expected.items():
+            field = setting.removeprefix(prefix + " ")
+            yield Reading(
+                setting=setting, wanted=value, found=found.get(field, "absent"), source=f"the file that --{flag} names"
+            )
+    if "batching max_batch_size" in wanted:
+        yield from _metrics(client, wanted["batching max_batch_size"])
+
+
+def _wanted(fleet: Fleet, server: RunningServer) -> dict[str, object]:
+    """Return every flag and every field of the files that the process should have been given."""
+    site = server.plan.site if server.plan else None
+    found: dict[str, object] = {}
+    if site is None:
+        return found
+    views = texts.views(fleet, site)
+    for word in texts.flag_words(fleet, site, present=set(views)):
+        name, _, value = word.partition("=")
+        found[name] = value
+    for file, prefix in (
+        (texts.MODEL_CONFIG, "model config"), (texts.BATCHING, "batching"),
+        (texts.MONITORING, "monitoring"), (texts.SESSION, "session"),
+    ):  # fmt: skip
+        if file in views:
+            for field, value in message_fields(views[file].meaning).items():
+                found[f"{prefix} {field}"] = value
+    return found
+
+
+def message_fields(message: Any) -> dict[str, object]:
+    """Return the set top-level fields of a message, wrapped values bare and the rest as text."""
+    found: dict[str, object] = {}
+    for field, value in message.ListFields():
+        if hasattr(value, "DESCRIPTOR") and value.DESCRIPTOR.file.name == "google/protobuf/wrappers.proto":
+            found[field.name] = value.value
+        elif isinstance(value, bool | int | float | str):
+            found[field.name] = value
+        elif hasattr(value, "ListFields"):
+            found[field.name] = " ".join(str(value).split())
+        else:
+            found[field.name] = [item if isinstance(item, int) else " ".join(str(item).split()) for item in value]
+    return found
+
+
+def _file_fields(path: Path) -> Mapping[str, object]:
+    try:
+        return message_fields(texts.parse(path.name, path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError):
+        return {}
+    except Exception:  # noqa: BLE001  (text_format.ParseError; a broken file has no fields)
+        return {}
+
+
+def _metrics(client: Any, most: object) -> Iterator[Reading]:
+    """Yield whether the server batches at all: its own metric appears with the first batch."""
+    text = client.metrics()
+    batched = ":tensorflow:serving:batching_session:" in text
+    yield Reading(
+        setting=f"batching on (up to {most})", wanted=True, found=True if batched else None,
+        source="batching_session metrics" if batched else "its metrics appear with the first request",
+    )  # fmt: skip

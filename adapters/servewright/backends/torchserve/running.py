@@ -1,0 +1,220 @@
+"""Starting TorchServe, and reading back what a running one has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
+from servewright.backends.torchserve import keys, texts
+from servewright.errors import ServerAnswerError
+from servewright.fleet import Fleet
+from servewright.server import RunningServer
+from servewright.spec import ModelSpec, Signature
+
+if TYPE_CHECKING:
+    from servewright.backends.torchserve.client import Client
+    from servewright.backends.torchserve.descriptions import ModelDescription
+
+# The lines in which the server prints its settings when it starts (ConfigManager.dumpConfigurations), by our keys.
+_PRINTED = {
+    "max_request_size": "Maximum Request Size",
+    "max_response_size": "Maximum Response Size",
+    "number_of_netty_threads": "Netty threads",
+    "inference_address": "Inference address",
+    "management_address": "Management address",
+    "metrics_address": "Metrics address",
+    "model_store": "Model Store",
+    "load_models": "Initial Models",
+    "allowed_urls": "Allowed Urls",
+    "install_py_dep_per_model": "Custom python dependency for model allowed",
+    "enable_metrics_api": "Enable metrics API",
+    "metrics_mode": "Metrics mode",
+    "enable_model_api": "Model API enabled",
+    "default_workers_per_model": "Default workers per model",
+    "blacklist_env_vars": "Blacklist Regex",
+    "prefer_direct_buffer": "Prefer direct buffer",
+    "limit_max_image_pixels": "Limit Maximum Image Pixels",
+    "disable_system_metrics": "Disable system metrics",
+}
+
+
+def plan(fleet: Fleet, site: Site) -> LaunchPlan:
+    """Return how to start the server for ``fleet`` at ``site``."""
+    from servewright.backends.torchserve import process
+
+    specs = [document.spec for document in fleet.models]
+    config = f"{site.config}/{texts.PROPERTIES}"
+    environment = process.environment(run=site.run, config=config)
+    threads = {spec.threads.intra_op for spec in specs}
+    if len(threads) == 1 and None not in threads:
+        environment["OMP_NUM_THREADS"] = str(next(iter(threads)))
+    for spec in specs:
+        environment |= keys.options(spec).environment
+    startup_s = max((spec.limits.startup_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) / 1e6 for spec in specs)
+    gpu = any(spec.device != "cpu" for spec in specs)
+    release = specs[0].target.get(keys.NAME, keys.DEFAULT_TARGET)
+    full = release if release.count(".") > 1 else f"{release}.0"
+    return LaunchPlan(
+        backend=keys.NAME,
+        image=f"pytorch/torchserve:{full}-{'gpu' if gpu else 'cpu'}",
+        # Models and tokens are in the config: a flag would beat it, and the two could differ.
+        argv=process.arguments(config=config, store=site.models, models={}, tokens=True),
+        site=site,
+        environment=environment,
+        folders=(process.TEMPORARY, process.LOGS),
+        memory=max((spec.limits.memory or 0 for spec in specs), default=0) or None,
+        cpus=max((spec.limits.cpus or 0 for spec in specs), default=0) or None,
+        gpu=gpu,
+        # The JVM's own start comes on top of the model's.
+        ready_within_s=startup_s + 60,
+    )
+
+
+def program(runtime: str) -> Program:
+    """Return how the server is started here, whatever the ``runtime``: there is no stand-in for it."""
+    del runtime
+    from servewright.backends.torchserve import process
+
+    return process.find_program()
+
+
+def connect(server: RunningServer) -> Client:
+    """Return a client of ``server``, with the tokens of its run folder."""
+    from servewright.backends.torchserve.client import Client
+    from servewright.backends.torchserve.process import KEY_FILE
+
+    endpoints = dict(server.endpoints)
+    named = endpoints.pop("key_file", None)
+    key_file = Path(named) if named else server.folder / KEY_FILE if server.folder else None
+    return Client(endpoints, key_file=key_file)
+
+
+def ready(server: RunningServer, client: Client, fleet: Fleet) -> bool:
+    """Tell whether every model has its workers and answers; `LaunchError` where the log says that it never will."""
+    from servewright.backends.torchserve import process
+
+    specs = {document.spec.name: document.spec for document in fleet.models}
+    process.check_alive(server.log_tail(400))
+    models: dict[str, str | None] = {name: str(spec.version) for name, spec in specs.items()}
+    return process.ready(client, models, predict=lambda name: _answers(client, specs[name]))
+
+
+def _answers(client: Client, spec: ModelSpec) -> None:
+    """Send one real request. A refusal is an answer too, and the checks will show it; no worker at all is not."""
+    from servewright.samples import made_up
+
+    try:
+        client.predict(spec.name, made_up(spec.signature, 1, seed=0))
+    except ServerAnswerError as error:
+        if error.status == 503 and "no worker" in error.message:
+            raise
+
+
+def identity(client: Client) -> Identity:
+    """Return what the server says that it is."""
+    return Identity(name="TorchServe", version=client.server_version(), stand_in=False)
+
+
+def signature(client: Any, spec: ModelSpec) -> Signature | str:
+    """Say why the signature cannot be read: no call of the server tells one."""
+    del client, spec
+    return "TorchServe tells no signature; the outputs are checked against the spec's instead"
+
+
+def read_back(server: RunningServer, client: Client, fleet: Fleet) -> Iterator[Reading]:
+    """Yield every rendered setting as it was wanted and as the server has it."""
+    many = len(fleet.models) > 1
+    for document in fleet.models:
+        spec = document.spec
+        prefix = f"{spec.name}: " if many else ""
+        described = client.describe(spec.name, str(spec.version))[0]
+        yield from (_prefixed(reading, prefix) for reading in _model_settings(spec, described))
+        yield from (_prefixed(reading, prefix) for reading in _worker_threads(spec, described))
+    yield from _server_settings(server, fleet)
+
+
+def _prefixed(reading: Reading, prefix: str) -> Reading:
+    return Reading(setting=prefix + reading.setting, wanted=reading.wanted, found=reading.found, source=reading.source)
+
+
+def _model_settings(spec: ModelSpec, found: ModelDescription) -> Iterator[Reading]:
+    config = texts.model_config(spec)
+    source = "management API"
+    pairs: dict[str, tuple[object, object]] = {
+        "version": (str(spec.version), found.version),
+        "minWorkers": (config["minWorkers"], found.min_workers),
+        "maxWorkers": (config["maxWorkers"], found.max_workers),
+        "workers READY": (config["minWorkers"], found.ready_workers),
+        "batchSize": (config["batchSize"], found.batch_size),
+        "responseTimeout": (config["responseTimeout"], found.response_timeout_s),
+        "startupTimeout": (config["startupTimeout"], found.startup_timeout_s),
+        "deviceType": (config["deviceType"], found.device_type),
+        "jobQueueSize": (keys.queue(spec), found.queue_size),
+    }
+    if "maxBatchDelay" in config:
+        pairs["maxBatchDelay"] = (config["maxBatchDelay"], found.max_batch_delay_ms)
+    if "deviceIds" in config:
+        pairs["deviceIds"] = (tuple(config["deviceIds"]), found.device_ids)
+    if spec.batching.queue is None and "job_queue_size" in keys.options(spec).properties:
+        del pairs["jobQueueSize"]
+    for setting, (wanted, value) in pairs.items():
+        yield Reading(setting=setting, wanted=wanted, found=value, source=source)
+
+
+def _worker_threads(spec: ModelSpec, found: ModelDescription) -> Iterator[Reading]:
+    """Yield the threads of the workers' processes, as far as these run on this machine."""
+    if not spec.threads.intra_op:
+        return
+    import psutil
+
+    values = set()
+    for worker in found.workers:
+        try:
+            values.add(psutil.Process(worker.pid).environ().get("OMP_NUM_THREADS", "unset"))
+        except (psutil.Error, ValueError):
+            values.add(None)
+    value = values.pop() if len(values) == 1 else None
+    source = "environment of the workers" if value else "the workers' processes cannot be looked into from here"
+    yield Reading(setting="OMP_NUM_THREADS", wanted=str(spec.threads.intra_op), found=value, source=source)
+
+
+def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
+    """Yield the server's own settings, which no call tells: it prints them when it starts."""
+    if server.plan is None:
+        return
+    printed = dict(_printed(server))
+    for name, wanted in texts.server_settings(fleet, server.plan.site).items():
+        label = _PRINTED.get(name)
+        found = printed.get(label) if label else None
+        if name == "disable_token_authorization":
+            yield _tokens(server, wanted)
+        elif found is None:
+            yield Reading(setting=name, wanted=wanted, found=None, source="no call tells it, and the server does not print it")
+        else:
+            yield Reading(setting=name, wanted=wanted, found=_as_written(found), source="printed by the server at its start")
+
+
+def _as_written(text: str) -> str:
+    """Return a printed value as the config file has it: lists come in brackets."""
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def _printed(server: RunningServer) -> Iterator[tuple[str, str]]:
+    for line in server.log_head():
+        label, sign, value = line.partition(": ")
+        if sign:
+            yield label, value
+
+
+def _tokens(server: RunningServer, wanted: str) -> Reading:
+    """Ask without a token: only a server that wants one refuses."""
+    from servewright.http import HttpConnection
+
+    with HttpConnection(f"http://{server.endpoints['http']}") as connection:
+        refused = connection.get("/ping").status == 400
+    return Reading(
+        setting="disable_token_authorization", wanted=wanted, found="false" if refused else "true",
+        source="a request without a token was " + ("refused" if refused else "answered"),
+    )  # fmt: skip

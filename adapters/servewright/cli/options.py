@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH: Any = click.Path(path_type=Path)
+
+spec_argument = click.argument("spec", type=PATH)
+backend_option = click.option("-b", "--backend", help="The server: tfserving or torchserve; needed where the spec fits both.")
+runtime_option = click.option(
+    "-r", "--runtime", default="auto", show_default=True, help="How to run it: process, embedded, or the first that works."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+strict_option = click.option("--strict", is_flag=True, help="Count checks that could not be made as failures.")
+require_real_option = click.option("--require-real", is_flag=True, help="Fail on a stand-in of the server.")
+trust_option = click.option(
+    "--trust", is_flag=True, help="Run code that the model's file holds. Only for files whose author you know."
+)

@@ -1,0 +1,101 @@
+"""`servewright render`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from servewright.cli import printing
+from servewright.cli.options import PATH, backend_option, json_option, spec_argument
+from servewright.errors import CheckFailedError
+
+
+@click.command("render", epilog="Example: servewright render digits.yaml --backend tfserving -o config/")
+@spec_argument
+@backend_option
+@click.option("-o", "--output", type=PATH, help="The folder to write to; without it the texts are printed.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 with a diff where the folder differs.")
+@click.option("--explain", is_flag=True, help="Print what becomes of each key of the spec, and write nothing.")
+@click.option("--models", help="Where the models lie, as the server sees it (default: as in the official image).")
+@click.option("--config", help="Where the configs lie, as the server sees it.")
+@json_option
+def command(
+    *,
+    spec: Path,
+    backend: str | None,
+    output: Path | None,
+    check: bool,
+    explain: bool,
+    models: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Write the server's configuration files for SPEC."""
+    from dataclasses import replace
+
+    from servewright import pipeline
+
+    if check and output is None:
+        raise click.UsageError("--check compares with a folder; add -o FOLDER")
+    fleet = pipeline.load(spec)
+    chosen = pipeline.backend_for(fleet, backend)
+    if explain:
+        from servewright.rendering import outcomes
+
+        _print_outcomes(outcomes(fleet, chosen), as_json=as_json)
+        return
+    site = replace(chosen.home, models=models or chosen.home.models, config=config or chosen.home.config)
+    texts = pipeline.render(fleet, chosen, site)
+    if output is None:
+        _print_texts(texts, as_json=as_json)
+    elif check:
+        from servewright.writing import differences
+
+        found = differences(texts, output)
+        if as_json:
+            printing.as_json({"ok": not found, "differences": list(found)})
+        else:
+            for text in found:
+                printing.line(text)
+        if found:
+            raise CheckFailedError(f"{output} differs from {spec}; write it with: servewright render {spec} -o {output}")
+    else:
+        from servewright.writing import write_texts
+
+        written = write_texts(texts, output)
+        if as_json:
+            printing.as_json({"ok": True, "backend": chosen.name, "files": [str(path) for path in written]})
+        else:
+            for path in written:
+                printing.line(str(path))
+
+
+def _print_texts(texts: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        printing.as_json({"ok": True, "files": texts})
+        return
+    for path, text in texts.items():
+        printing.line(f"# {path}\n{text.rstrip()}\n")
+
+
+def _print_outcomes(found: dict[str, tuple[object, ...]], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from servewright.backend import Outcome
+    from servewright.errors import InputError
+
+    rows = [(model, outcome) for model, each in found.items() for outcome in each if isinstance(outcome, Outcome)]
+    if as_json:
+        printing.as_json([{"model": model} | asdict(outcome) for model, outcome in rows])
+    else:
+        printing.table(
+            ("model", "key", "value", "fate", "setting", "note"),
+            [
+                (model, each.key, each.value, each.fate, each.setting, "; ".join(filter(None, (each.note, each.remedy))))
+                for model, each in rows
+            ],
+        )
+    refused = [outcome for _, outcome in rows if outcome.fate == "refused"]
+    if refused:
+        raise InputError(f"{len(refused)} keys are refused: " + ", ".join(outcome.key for outcome in refused))

@@ -1,0 +1,60 @@
+"""`servewright verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from servewright.cli import printing
+from servewright.cli.options import (
+    PATH,
+    backend_option,
+    require_real_option,
+    runtime_option,
+    spec_argument,
+    strict_option,
+    trust_option,
+)
+
+
+@click.command("verify", epilog="Example: servewright verify digits.yaml --backend torchserve --json report.json")
+@spec_argument
+@backend_option
+@runtime_option
+@click.option("-o", "--output", type=PATH, help="Keep the artifact in this folder.")
+@click.option(
+    "--json", "json_file", type=PATH, help="Write the report to this file; '-' prints it instead of the text."
+)
+@click.option("--form", type=click.Choice(["archive", "directory"]), default="archive", help="As for package.")
+@click.option("--no-parity", is_flag=True, help="Do not run the original model beside the server.")
+@strict_option
+@require_real_option
+@trust_option
+def command(
+    *,
+    spec: Path,
+    backend: str | None,
+    runtime: str,
+    output: Path | None,
+    json_file: Path | None,
+    form: str,
+    no_parity: bool,
+    strict: bool,
+    require_real: bool,
+    trust: bool,
+) -> None:
+    """Package SPEC, launch its server, check everything, stop: exit 0 only where all of it passed."""
+    from servewright import pipeline
+
+    fleet = pipeline.load(spec)
+    chosen = pipeline.backend_for(fleet, backend)
+    wishes = pipeline.Wishes(
+        runtime=runtime, output=output, packed=form == "archive", parity=not no_parity, trust=trust, strict=strict,
+        require_real=require_real,
+    )  # fmt: skip
+    printed = str(json_file) == "-"
+    report = pipeline.verify(
+        fleet, chosen, wishes, on_stage=printing.stage, on_check=(lambda _: None) if printed else printing.check
+    )
+    printing.finish(report, json_file)

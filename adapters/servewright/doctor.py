@@ -1,0 +1,67 @@
+"""What this machine can run, and how to get what is missing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from servewright import registry
+from servewright.errors import UnavailableError
+
+_EXTRAS = {
+    "grpcio": "grpc",
+    "tensorflow": "tensorflow",
+    "torch": "torchserve",
+    "torchserve": "torchserve",
+    "onnxruntime": "onnx",
+    "docker": "docker",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked for; ``kind`` is ``python``, ``package`` or ``runtime``."""
+
+    kind: str
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look for Python, the packages of the extras, and every runtime of every backend."""
+    return [*_python(), *_packages(), *_runtimes()]
+
+
+def _python() -> Iterator[Finding]:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding(
+        kind="python", what="Python", ok=supported, detail=detail if supported else f"{detail}; use 3.11 to 3.13"
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for package, extra in _EXTRAS.items():
+        try:
+            yield Finding(kind="package", what=package, ok=True, detail=version(package))
+        except PackageNotFoundError:
+            install = f"pip install 'servewright[{extra}]'"
+            yield Finding(kind="package", what=package, ok=False, detail=install)
+
+
+def _runtimes() -> Iterator[Finding]:
+    for name in registry.names():
+        backend = registry.get(name)
+        for runtime in backend.runtimes:
+            what = f"{name}, runtime {runtime}"
+            try:
+                program = backend.program(runtime)
+            except UnavailableError as error:
+                yield Finding(kind="runtime", what=what, ok=False, detail=str(error))
+            else:
+                detail = program.note or " ".join(program.argv)
+                yield Finding(kind="runtime", what=what, ok=True, detail=detail)

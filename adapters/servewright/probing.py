@@ -1,0 +1,211 @@
+"""Probing: does a running server do what the spec says, and are its answers right?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from servewright.backend import TRANSPORTS, Backend, Identity, Transport
+from servewright.comparing import Tolerance, difference, misfit, stranger
+from servewright.errors import InputError, MissingExtraError, ProbeError, ServewrightError
+from servewright.fleet import Fleet
+from servewright.reporting import Check, Status
+from servewright.samples import Arrays, batchable, different, fitting, load_npz, made_up
+from servewright.server import RunningServer
+from servewright.spec import ModelSpec
+from servewright.specfile import Document
+
+SEED = 20_240_229
+MOST_CONCURRENT = 64
+
+
+class Reference(Protocol):
+    """The original model, run without any server."""
+
+    def predict(self, inputs: Arrays) -> Arrays:
+        """Return the outputs by name."""
+        ...
+
+
+# Gives the original model of a spec; an error of ours where it cannot be run here.
+ReferenceOf = Callable[[Document], Any]
+_LOOSER = {"float16": Tolerance(rtol=1e-2, atol=1e-3), "bfloat16": Tolerance(rtol=5e-2, atol=1e-2)}
+
+
+def probe(
+    fleet: Fleet,
+    backend: Backend,
+    server: RunningServer,
+    client: Any,
+    *,
+    reference_of: ReferenceOf | None,
+    require_real: bool = False,
+) -> Iterator[Check]:
+    """Yield every check of ``fleet`` against a running server, as it is made."""
+    yield identity_check(backend.identity(client), require_real=require_real)
+    many = len(fleet.models) > 1
+    for reading in backend.read_back(server, client, fleet):
+        name = f"setting {reading.setting}"
+        if not reading.readable:
+            yield Check(name, Status.UNVERIFIABLE, f"wanted {_shown(reading.wanted)}; {reading.source}")
+        elif reading.found != reading.wanted:
+            detail = f"the server has {_shown(reading.found)}, the spec says {_shown(reading.wanted)} ({reading.source})"
+            yield Check(name, Status.FAIL, detail)
+        else:
+            yield Check(name, Status.PASS, f"{_shown(reading.found)} ({reading.source})")
+    for document in fleet.models:
+        prefix = f"{document.spec.name}: " if many else ""
+        for check in _model_checks(document, backend, client, reference_of):
+            yield Check(prefix + check.name, check.status, check.detail)
+
+
+def identity_check(identity: Identity, *, require_real: bool) -> Check:
+    """Say what answers, as it says itself; a stand-in fails where a real server is required."""
+    name = f"{identity.name} {identity.version}"
+    if not identity.stand_in:
+        return Check("server", Status.PASS, f"{name}, a real server")
+    return Check("server", Status.FAIL if require_real else Status.PASS, f"{name}, a stand-in: it proves only itself")
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str) and not value else str(value)
+
+
+def _model_checks(
+    document: Document, backend: Backend, client: Any, reference_of: ReferenceOf | None
+) -> Iterator[Check]:
+    spec = document.spec
+    yield _metadata(spec, backend, client)
+    goldens = list(_goldens(document))
+    for index, (golden, wanted, within) in enumerate(goldens):
+        for transport in TRANSPORTS:
+            yield _checked(
+                f"golden[{index}] over {transport}",
+                lambda transport=transport, golden=golden, wanted=wanted, within=within: difference(  # type: ignore[misc]
+                    client.predict(spec.name, golden, transport=transport), wanted, within
+                ),
+                f"{_rows(golden)} rows as recorded",
+            )
+    known = goldens[0][0] if goldens else None
+    sample = known or made_up(spec.signature, 3 if batchable(spec.signature) else 1, seed=SEED)
+    yield from _signature_kept(spec, client, sample)
+    yield from _parity(document, client, sample, tolerance(spec), reference_of)
+    yield _repeatable(spec, client, sample)
+    for transport in TRANSPORTS:
+        yield batching_by_value(spec, backend, client, known, transport)
+
+
+def tolerance(spec: ModelSpec) -> Tolerance:
+    """Return how far floats may be off: as the first golden says, and wider for a handler that computes in less."""
+    if spec.golden:
+        return Tolerance(rtol=spec.golden[0].rtol, atol=spec.golden[0].atol)
+    return _LOOSER.get(spec.handler.dtype, Tolerance())
+
+
+def _goldens(document: Document) -> Iterator[tuple[Arrays, Arrays, Tolerance]]:
+    for golden in document.spec.golden:
+        inputs = fitting(
+            load_npz(document.resolve(golden.inputs)), document.spec.signature.inputs, what=f"golden {golden.inputs}"
+        )
+        outputs = fitting(
+            load_npz(document.resolve(golden.outputs)), document.spec.signature.outputs, what=f"golden {golden.outputs}"
+        )
+        yield inputs, outputs, Tolerance(rtol=golden.rtol, atol=golden.atol)
+
+
+def _rows(arrays: Arrays) -> int:
+    return max((array.shape[0] if array.ndim else 1) for array in arrays.values())
+
+
+def _checked(name: str, complaint: Callable[[], str], success: str) -> Check:
+    """Make one check: it fails with what ``complaint`` returns, and with any error of the server's."""
+    try:
+        found = complaint()
+    except MissingExtraError as error:
+        return Check(name, Status.UNVERIFIABLE, str(error))
+    except ProbeError as error:
+        return Check(name, Status.FAIL, str(error))
+    return Check(name, Status.FAIL, found) if found else Check(name, Status.PASS, success)
+
+
+def _metadata(spec: ModelSpec, backend: Backend, client: Any) -> Check:
+    told = backend.signature(client, spec)
+    if isinstance(told, str):
+        return Check("metadata", Status.UNVERIFIABLE, told)
+    key = lambda tensors: sorted((tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)  # noqa: E731
+    for kind, found, wanted in (
+        ("inputs", told.inputs, spec.signature.inputs),
+        ("outputs", told.outputs, spec.signature.outputs),
+    ):
+        if key(found) != key(wanted):
+            return Check("metadata", Status.FAIL, f"{kind} are {key(found)}, the spec says {key(wanted)}")
+    return Check("metadata", Status.PASS, f"signature {spec.signature.name!r} as in the spec")
+
+
+def _signature_kept(spec: ModelSpec, client: Any, sample: Arrays) -> Iterator[Check]:
+    for transport in TRANSPORTS:
+        yield _checked(
+            f"outputs over {transport}",
+            lambda transport=transport: misfit(  # type: ignore[misc]
+                client.predict(spec.name, sample, transport=transport), spec.signature
+            ),
+            "names, dtypes and shapes as in the signature",
+        )
+
+
+def _parity(
+    document: Document, client: Any, sample: Arrays, within: Tolerance, reference_of: ReferenceOf | None
+) -> Iterator[Check]:
+    if reference_of is None:
+        return
+    try:
+        with reference_of(document) as reference:
+            wanted = reference.predict(sample)
+    except InputError:
+        raise
+    except ServewrightError as error:
+        yield Check("parity", Status.UNVERIFIABLE, f"the original model cannot be run here: {error}")
+        return
+    for transport in TRANSPORTS:
+        yield _checked(
+            f"parity over {transport}",
+            lambda transport=transport: difference(  # type: ignore[misc]
+                client.predict(document.spec.name, sample, transport=transport), wanted, within
+            ),
+            f"{_rows(sample)} rows equal to the original model's",
+        )
+
+
+def _repeatable(spec: ModelSpec, client: Any, sample: Arrays) -> Check:
+    def complaint() -> str:
+        first = client.predict(spec.name, sample)
+        second = client.predict(spec.name, sample)
+        found = difference(second, first, Tolerance(rtol=1e-6, atol=1e-7))
+        return f"the same request gave two answers: {found}; is dropout or another training-only layer on?" if found else ""
+
+    return _checked("repeatable", complaint, "the same request twice gives the same answer")
+
+
+def batching_by_value(spec: ModelSpec, backend: Backend, client: Any, known: Arrays | None, transport: Transport) -> Check:
+    """Send different requests at once: each must get its own answer, not a neighbour's."""
+    name = f"batching by value over {transport}"
+    if not batchable(spec.signature):
+        return Check(name, Status.UNVERIFIABLE, "the signature has no batch axis")
+    count = max(2, min(MOST_CONCURRENT, backend.concurrent(spec)))
+    requests = different(spec.signature, known, count, seed=SEED)
+
+    def complaint() -> str:
+        # The warm-up of a connection may not decide what meets in a batch.
+        serial = [client.predict(spec.name, request, transport=transport) for request in requests]
+        with ThreadPoolExecutor(count) as pool:
+            together = list(pool.map(lambda request: client.predict(spec.name, request, transport=transport), requests))
+        for index, (alone, batched) in enumerate(zip(serial, together, strict=True)):
+            if found := difference(batched, alone, tolerance(spec)):
+                return f"request {index} of {count} at once differs from itself alone: {found}"
+            other = stranger(batched, index, serial)
+            if other is not None and difference(serial[other], alone, Tolerance(rtol=1e-5, atol=1e-6)):
+                return f"request {index} of {count} got an answer nearer to request {other}'s"
+        return ""
+
+    return _checked(name, complaint, f"{count} different requests at once, each its own answer")
