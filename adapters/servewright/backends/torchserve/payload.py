@@ -208,9 +208,9 @@ def _to_json(arrays: Arrays) -> bytes:
     plain = {
         name: array.astype("float32") if array.dtype.name == "bfloat16" else array for name, array in arrays.items()
     }
-    if all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in plain.values()):
+    # orjson writes NaN and Infinity as null, and no array without axes.
+    if all(array.ndim and (array.dtype.kind != "f" or bool(np.isfinite(array).all())) for array in plain.values()):
         return orjson.dumps({"inputs": plain}, option=orjson.OPT_SERIALIZE_NUMPY)
-    # orjson writes NaN and Infinity as null.
     return json.dumps({"inputs": {name: array.tolist() for name, array in plain.items()}}).encode()
 
 
@@ -224,9 +224,11 @@ def _parsed_json(body: bytes) -> Any:
 def _from_json(body: bytes, dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
     try:
         answer = _parsed_json(body)
-        outputs = answer["outputs"]
-        return {name: np.asarray(values, dtype=dtypes.get(name)) for name, values in outputs.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        arrays = {name: np.asarray(values, dtype=dtypes.get(name)) for name, values in answer["outputs"].items()}
+        if other := [name for name, array in arrays.items() if array.dtype.name not in _FRAME_CODES]:
+            raise ValueError(f"{other[0]!r} holds no numbers")
+        return arrays
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ProbeError(f'the answer is not JSON of the form {{"outputs": {{name: numbers}}}}: {error!r}') from error
 
 
