@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from servewright.errors import MissingExtraError, ProbeTimeoutError, ServerAnswerError
+from servewright.errors import MissingExtraError, ProbeError, ProbeTimeoutError, ServerAnswerError
 
 if TYPE_CHECKING:
     import grpc
@@ -63,8 +63,8 @@ class Call:
     def __call__(self, request: Any, *, timeout_s: float = 30.0, metadata: Mapping[str, str] | None = None) -> Any:
         """Return the decoded answer.
 
-        Raises `ProbeTimeoutError` where the deadline passed and `ServerAnswerError`, with the code's name as its
-        status, for every other answer that is not OK.
+        Raises `ProbeTimeoutError` where the deadline passed, `ProbeError` where nobody listens, and
+        `ServerAnswerError`, with the code's name as its status, for every other answer that is not OK.
         """
         import grpc
 
@@ -72,9 +72,17 @@ class Call:
             return self._invoke(request, timeout=timeout_s, metadata=tuple((metadata or {}).items()))
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
-            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            # A code of gRPC's own making is told from the same code sent by a server by its text alone.
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
                 raise ProbeTimeoutError(f"{self._where}: no answer in {timeout_s:g} s") from error
+            if code == grpc.StatusCode.UNAVAILABLE and details.startswith("failed to connect"):
+                raise ProbeError(f"{self._where}: {details}") from error
             raise ServerAnswerError(code.name, details, where=self._where) from error
+
+    def initial_metadata(self, request: Any, *, timeout_s: float = 30.0) -> dict[str, str | bytes]:
+        """Return what the server says before its answer, be that an error or not; empty where nobody answers."""
+        call = self._invoke.future(request, timeout=timeout_s)
+        return {item.key: item.value for item in call.initial_metadata() or ()}
 
 
 def _grpc() -> Any:

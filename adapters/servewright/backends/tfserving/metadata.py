@@ -1,0 +1,76 @@
+"""A model's signatures, as the server tells them over REST or gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from servewright.backends.tfserving import protos
+from servewright.backends.tfserving.dtypes import dtype_name
+from servewright.errors import ProbeError
+
+if TYPE_CHECKING:
+    from servewright.spec import Signature, TensorSpec
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
+    """Return the version and its SignatureDef messages by name, from a metadata answer over REST."""
+    from google.protobuf import json_format
+
+    definitions = protos.SignatureDefMap()
+    try:
+        json_format.ParseDict(answer["metadata"]["signature_def"], definitions, ignore_unknown_fields=True)
+        return int(answer["model_spec"]["version"]), definitions.signature_def
+    except (json_format.ParseError, KeyError, TypeError, ValueError) as error:
+        raise ProbeError(f"the server's metadata cannot be read: {error!r}") from error
+
+
+def from_message(answer: Any) -> tuple[int, Mapping[str, Any]]:
+    """Return the version and its SignatureDef messages by name, from a GetModelMetadataResponse."""
+    definitions = protos.SignatureDefMap()
+    if not answer.metadata["signature_def"].Unpack(definitions):
+        raise ProbeError("the server's metadata holds no SignatureDefMap")
+    return answer.model_spec.version.value, definitions.signature_def
+
+
+def signature(model: str, definitions: Mapping[str, Any], name: str) -> Signature:
+    """Return the signature called ``name``, tensors in order of their names; raise `ProbeError` where it is none."""
+    from pydantic import ValidationError
+
+    from servewright.spec import Signature
+
+    name = name or DEFAULT_SIGNATURE
+    if name not in definitions:
+        raise ProbeError(f"{model} has no signature {name!r}; it has {', '.join(sorted(definitions)) or 'none'}")
+    found = definitions[name]
+    try:
+        return Signature(name=name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
+    except ValidationError as error:
+        complaint = error.errors()[0]
+        place = ".".join(map(str, complaint["loc"]))
+        raise ProbeError(
+            f"{model}: signature {name!r} cannot be served to arrays: {place}: {complaint['msg']}"
+        ) from error
+
+
+def output_dtypes(definition: Any) -> dict[str, str]:
+    """Return the dtype name of every output of a SignatureDef message."""
+    return {name: dtype_name(info.dtype) for name, info in definition.outputs.items()}
+
+
+def _tensors(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    from servewright.spec import TensorSpec
+
+    return tuple(
+        TensorSpec.model_validate({"name": name, "dtype": dtype_name(info.dtype), "shape": shape(info)})
+        for name, info in sorted(infos.items())
+    )
+
+
+def shape(info: Any) -> tuple[int | None, ...] | None:
+    """Return the shape of a TensorInfo message: None for an axis of any size, or for a rank that is not known."""
+    if info.tensor_shape.unknown_rank:
+        return None
+    return tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
