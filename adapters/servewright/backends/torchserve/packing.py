@@ -34,7 +34,8 @@ def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[
     assert source is not None  # keys.explain refuses the spec otherwise
     own = spec.handler.use.endswith(".py")
     handler = document.resolve(spec.handler.use) if own else asset_dir("handlers") / texts.handler_file(spec)
-    extra: dict[str, Path | bytes] = {}
+    # The vision and text handlers import the tensor handler, which is a file beside them.
+    extra: dict[str, Path | bytes] = {} if own else _files(asset_dir("handlers") / "servewright_tensor.py")
     for file in (*spec.files, spec.handler.labels, spec.handler.text.tokenizer if spec.handler.text else None):
         if file:
             extra |= _files(document.resolve(file))
