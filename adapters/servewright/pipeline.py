@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from servewright import fleet as fleets
 from servewright import registry
 from servewright.backend import Artifact, Backend, Site
-from servewright.errors import InputError
+from servewright.errors import InputError, ProbeError
 from servewright.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def verify(
             with watch.timing("probe"):
                 checks = _probed(fleet, backend, server, client, wishes, on_check)
             identity = backend.identity(client)
-        except BaseException as error:
+        except ProbeError as error:
             for line in server.log_tail():
                 error.add_note(f"  | {line}")
             raise

@@ -38,6 +38,13 @@ _PRINTED = {
     "limit_max_image_pixels": "Limit Maximum Image Pixels",
     "disable_system_metrics": "Disable system metrics",
 }
+_PRINTED_AT_START = "printed by the server at its start"
+_GRPC_LISTENERS = {
+    "grpc_inference_address": "grpc",
+    "grpc_inference_port": "grpc",
+    "grpc_management_address": "grpc_management",
+    "grpc_management_port": "grpc_management",
+}
 
 
 def plan(fleet: Fleet, site: Site) -> LaunchPlan:
@@ -185,15 +192,44 @@ def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
     if server.plan is None:
         return
     printed = dict(_printed(server))
+    listening = listeners(server)
     for name, wanted in texts.server_settings(fleet, server.plan.site).items():
         label = _PRINTED.get(name)
         found = printed.get(label) if label else None
         if name == "disable_token_authorization":
             yield _tokens(server, wanted)
+        elif name in _GRPC_LISTENERS:
+            yield _grpc_listener(name, wanted, server.plan.site.ports[_GRPC_LISTENERS[name]], listening)
+        elif name == "metrics_mode" and found is not None:
+            # The server prints the name of its enumeration's constant.
+            yield Reading(setting=name, wanted=wanted, found=found.lower(), source=_PRINTED_AT_START)
         elif found is None:
             yield Reading(setting=name, wanted=wanted, found=None, source="no call tells it, and the server does not print it")
         else:
-            yield Reading(setting=name, wanted=wanted, found=_as_written(found), source="printed by the server at its start")
+            yield Reading(setting=name, wanted=wanted, found=_as_written(found), source=_PRINTED_AT_START)
+
+
+def listeners(server: RunningServer) -> dict[int, str]:
+    """Return the addresses on which the server's processes listen, by port; none where they are not ours to look at."""
+    import psutil
+
+    found: dict[int, str] = {}
+    members = getattr(server.handle, "members", None)
+    for pid in members() if members else ():
+        try:
+            sockets = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.Error:
+            continue
+        # A JVM listens on IPv4 addresses in their IPv6 form.
+        found |= {s.laddr.port: s.laddr.ip.removeprefix("::ffff:") for s in sockets if s.status == psutil.CONN_LISTEN}
+    return found
+
+
+def _grpc_listener(name: str, wanted: str, port: int, listening: dict[int, str]) -> Reading:
+    if not listening:
+        return Reading(setting=name, wanted=wanted, found=None, source="the server's sockets are not ours to look at")
+    found = listening.get(port, "nobody listens") if name.endswith("address") else str(port) if port in listening else "closed"
+    return Reading(setting=name, wanted=wanted, found=found, source="a socket of the server")
 
 
 def _as_written(text: str) -> str:
