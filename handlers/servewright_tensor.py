@@ -507,7 +507,7 @@ def to_frame(tensors: Tensors) -> bytes:
         start += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join((struct.pack("<Q", len(text)), text, *(array.tobytes() for array in tensors.values())))
+    return b"".join((struct.pack("<Q", len(text)), text, *(array.data for array in tensors.values())))
 
 
 def to_single(form: str, name: str, array: np.ndarray) -> tuple[dict[str, str], bytes]:

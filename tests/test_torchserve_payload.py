@@ -92,6 +92,14 @@ class TestRoundTrips:
         bits = struct.pack("<2H", 0x3F80, 0xC000)  # 1 and -2
         assert payload.decode_http(200, headers, bits)[""].tolist() == [1.0, -2.0]
 
+    @pytest.mark.parametrize("form", ["raw", "npy", "json"])
+    def test_bfloat16_arrays_can_be_sent(self, form: payload.Form) -> None:
+        """Arrays of the ml_dtypes package go as they are, or as float32 in forms without such a type."""
+        bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+        body, headers = payload.encode_http({"x": np.array([[1, -2]], bfloat16)}, form)
+        output = np.asarray(json.loads(body)["inputs"]["x"]) if form == "json" else echoed(body, headers)["x"]
+        assert output.tolist() == [[1, -2]]
+
     def test_the_same_arrays_travel_as_grpc_fields(self) -> None:
         """Over gRPC, what headers say is said in fields, and answers are asked for in a form that describes itself."""
         fields = payload.encode_grpc({"x": np.zeros((2, 1), "int32")})

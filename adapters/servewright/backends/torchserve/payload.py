@@ -155,9 +155,14 @@ def _from_raw(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> n
     return (array.astype("uint32") << np.uint32(16)).view("float32") if wide else array
 
 
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Return bfloat16, which these forms do not have, as the same values in float32."""
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
 def _to_npy(array: np.ndarray) -> bytes:
     buffer = BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, _widened(array), allow_pickle=False)
     return buffer.getvalue()
 
 
@@ -181,7 +186,12 @@ def _to_frame(arrays: Arrays) -> bytes:
         start += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the arrays begin aligned, and no frame begins as JSON or an error does
-    return b"".join((struct.pack("<Q", len(text)), text, *(array.tobytes() for array in arrays.values())))
+    return b"".join((struct.pack("<Q", len(text)), text, *(_bytes_of(array) for array in arrays.values())))
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """Return an array's bytes without a copy, whatever its dtype and number of axes."""
+    return array.reshape(-1).view("uint8").data
 
 
 def _from_frame(body: bytes) -> dict[str, np.ndarray]:
@@ -205,9 +215,7 @@ def _from_frame(body: bytes) -> dict[str, np.ndarray]:
 
 
 def _to_json(arrays: Arrays) -> bytes:
-    plain = {
-        name: array.astype("float32") if array.dtype.name == "bfloat16" else array for name, array in arrays.items()
-    }
+    plain = {name: _widened(array) for name, array in arrays.items()}
     # orjson writes NaN and Infinity as null, and no array without axes.
     if all(array.ndim and (array.dtype.kind != "f" or bool(np.isfinite(array).all())) for array in plain.values()):
         return orjson.dumps({"inputs": plain}, option=orjson.OPT_SERIALIZE_NUMPY)
