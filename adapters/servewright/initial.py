@@ -41,10 +41,7 @@ def initial_spec(models: Mapping[str, Inspection], *, name: str, relative_to: Pa
                 f"{inspection.path} is a {inspection.format} model, which leaves its signature open; give {wanted}"
             )
     signature = _common(list(models.values()))
-    return (
-        "\n".join([*_head(name), *_models(models, relative_to), *_signature(signature), *_rest(signature, models)])
-        + "\n"
-    )
+    return "\n".join([*_head(name), *_models(models, relative_to), *_signature(signature), *_rest(signature)]) + "\n"
 
 
 def model_name(path: Path) -> str:
@@ -107,7 +104,7 @@ def _tensor(item: TensorSpec) -> str:
     return f"{{name: {_text(item.name)}, dtype: {item.dtype}, shape: {shape}}}"
 
 
-def _rest(signature: Signature, models: Mapping[str, Inspection]) -> Iterator[str]:
+def _rest(signature: Signature) -> Iterator[str]:
     yield ""
     batched = all(item.shape is None or (item.shape and item.shape[0] is None) for item in signature.inputs)
     yield "# What you may want to add:"
@@ -131,13 +128,14 @@ def _common(models: Sequence[Inspection]) -> Signature:
             other = _with_names_of(other, chosen)
         if difference := _difference(chosen, other):
             raise InputError(
-                f"{first.path.name} and {model.path.name} differ: {difference[0]}; {difference[1]}, or write a spec for each"
+                f"{first.path.name} and {model.path.name} differ: {difference[0]}; "
+                f"{difference[1]}, or write a spec for each"
             )
     return chosen
 
 
 def _with_names_of(ours: Signature, theirs: Signature) -> Signature:
-    """Return ``ours`` under the other's name and, for an output that its network leaves nameless, that output's name."""
+    """Return ``ours`` under the other's name; an output that its network leaves nameless takes the other's too."""
     outputs = ours.outputs
     if len(outputs) == len(theirs.outputs) == 1 and _GENERIC.fullmatch(outputs[0].name):
         outputs = (outputs[0].model_copy(update={"name": theirs.outputs[0].name}),)

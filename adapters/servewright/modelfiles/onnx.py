@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from servewright.errors import MissingExtraError, ModelFileError
 from servewright.modelfiles import inspection, protowire
@@ -122,7 +122,7 @@ def load(source: Source, signature: Signature | None) -> Loaded:
     def predict(inputs: Arrays) -> Arrays:
         by_position = dict(zip(takes, inputs.values(), strict=False))
         feeds = inputs if set(inputs) <= set(takes) else by_position
-        results = session.run(fetched, {name: _text(array) for name, array in feeds.items()})
+        results: list[Any] = session.run(fetched, {name: _text(array) for name, array in feeds.items()})
         return dict(zip(names, results, strict=True))
 
     return Loaded(predict, tuple(takes))

@@ -85,8 +85,8 @@ def flattened(result: Any) -> dict[str, Any]:
             if value is not None
             for inner, item in flattened(value).items()
         }
-    if isinstance(result, tuple) and hasattr(result, "_fields"):
-        return flattened(dict(zip(result._fields, result, strict=True)))
+    if isinstance(result, tuple) and (names := getattr(result, "_fields", None)):
+        return flattened(dict(zip(names, result, strict=True)))
     if isinstance(result, Sequence) and not isinstance(result, str):
         leaves = [leaf for value in result if value is not None for leaf in flattened(value).values()]
         return {f"output_{index}": leaf for index, leaf in enumerate(leaves)}
