@@ -161,6 +161,25 @@ class TestStop:
         server.stop(grace_s=20)
         assert sorted(path.name for path in tmp_path.glob("asked-*")) == ["asked-1", "asked-2"]
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process ends with its first thread")
+    def test_ends_threads_that_outlive_the_first(self, plan: Callable[..., ProcessPlan]) -> None:
+        """A process whose first thread has ended is a zombie that still holds its port; a stop ends that too."""
+        source = """
+            import ctypes, socket, threading, time
+            listener = socket.create_server(("127.0.0.1", 0))
+            print("pid", listener.getsockname()[1], flush=True)
+            threading.Thread(target=time.sleep, args=(30,)).start()
+            ctypes.CDLL(None).pthread_exit(None)
+        """
+        server = start(plan(source))
+        (port,) = said_pids(server, 1)
+        leader = psutil.Process(server.pid)
+        wait_until(lambda: leader.status() == psutil.STATUS_ZOMBIE, within_s=20, what="the first thread's end")
+        assert not port_is_free(port)
+        server.stop()
+        assert server.exit_code == -signal.SIGTERM
+        assert port_is_free(port)
+
     def test_is_idempotent_and_removes_scratch(self, plan: Callable[..., ProcessPlan], tmp_path: Path) -> None:
         """Scratch folders go with the server, and a second stop does nothing."""
         scratch = tmp_path / "scratch"
@@ -255,6 +274,16 @@ class TestPorts:
                 with socket.socket() as other, pytest.raises(OSError, match="in use"):
                     other.bind(("127.0.0.1", port))
         assert all(map(port_is_free, ports))
+
+    def test_are_none_that_a_connection_may_be_given(self) -> None:
+        """A server that takes seconds to bind still finds its port free of the connections made meanwhile."""
+        limits = Path("/proc/sys/net/ipv4/ip_local_port_range")
+        if not limits.exists():
+            pytest.skip("the system does not say which ports it gives away")
+        first = int(limits.read_text().split()[0])
+        if first <= 10_000:
+            pytest.skip("nearly all ports are given away here")
+        assert max(free_ports(50)) < first
 
     def test_a_port_that_is_listened_on_is_not_free(self) -> None:
         """A listener is seen."""

@@ -94,7 +94,10 @@ def _parent(process: psutil.Process) -> int:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return bool(process.is_running()) and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        if not process.is_running():
+            return False
+        # A zombie with threads has ended for its parent alone: its other threads still hold its ports and files.
+        return process.status() != psutil.STATUS_ZOMBIE or bool(process.num_threads() > 1)
     except psutil.Error:
         return False
 

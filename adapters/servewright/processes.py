@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,9 @@ T = TypeVar("T")
 # How long a server whose parent was killed may take to stop by itself.
 _ORPHAN_GRACE_S = 10.0
 _TAIL_BYTES = 64 * 1024
+_LOWEST_PORT = 10_000
+_IANA_FIRST_GIVEN_PORT = 49_152
+_PORT_TRIES = 100
 # Popen objects of servers that are meant to outlive us: one that is dropped while its process runs warns.
 _detached: list[subprocess.Popen[bytes]] = []
 
@@ -169,10 +173,29 @@ def log_tail(path: Path, lines: int = 20) -> tuple[str, ...]:
 def reserve_ports(count: int, *, host: str = "127.0.0.1") -> Iterator[tuple[int, ...]]:
     """Hold ``count`` free ports of the loopback interface; nobody else is given them before the block ends."""
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
-        for each in sockets:
-            each.bind((host, 0))
-        yield tuple(each.getsockname()[1] for each in sockets)
+        yield tuple(_bind_free_port(held.enter_context(socket.socket()), host) for _ in range(count))
+
+
+def _bind_free_port(holder: socket.socket, host: str) -> int:
+    # Below the ports that the system gives to connections: between our release and the server's bind lie seconds,
+    # in which any program's connection could be given a port from there.
+    first = _first_given_port()
+    for _ in range(_PORT_TRIES if first > _LOWEST_PORT else 0):
+        try:
+            holder.bind((host, _LOWEST_PORT + secrets.randbelow(first - _LOWEST_PORT)))
+            break
+        except OSError:
+            continue
+    else:
+        holder.bind((host, 0))
+    return int(holder.getsockname()[1])
+
+
+def _first_given_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return _IANA_FIRST_GIVEN_PORT
 
 
 def free_ports(count: int) -> tuple[int, ...]:
