@@ -20,7 +20,9 @@ class Tolerance:
     atol: float = 1e-5
 
 
-def difference(found: Mapping[str, NDArray[np.generic]], wanted: Mapping[str, NDArray[np.generic]], within: Tolerance) -> str:
+def difference(
+    found: Mapping[str, NDArray[np.generic]], wanted: Mapping[str, NDArray[np.generic]], within: Tolerance
+) -> str:
     """Return the first difference in words, or an empty text where there is none."""
     if set(found) != set(wanted):
         return f"outputs {sorted(found)} instead of {sorted(wanted)}"

@@ -38,7 +38,6 @@ class _FleetFile(Part):
     models: tuple[FilePath | dict[str, Any], ...] = Field(min_length=1)
 
 
-
 def load(path: Path, *, backends: Collection[str]) -> Fleet:
     """Read a fleet file, or a spec as a fleet of one; every problem of every spec at once."""
     content = specfile.read_bytes(path)

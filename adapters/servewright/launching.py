@@ -93,7 +93,9 @@ def wait_ready(server: RunningServer, fleet: Fleet, backend: Backend, *, within_
     try:
         return processes.wait_until(ready, within_s=within_s, every_s=0.1, what=f"{backend.title} is ready")
     except ProbeTimeoutError as error:
-        raise LaunchError(f"{error}; raise limits.startup_timeout if it needs longer", log_tail=server.log_tail()) from error
+        raise LaunchError(
+            f"{error}; raise limits.startup_timeout if it needs longer", log_tail=server.log_tail()
+        ) from error
     except BaseException:
         for client in held:
             client.close()

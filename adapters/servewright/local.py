@@ -22,7 +22,12 @@ def site(home: Site, artifact: Artifact, run: Path, *, fixed: Mapping[str, int])
     free = iter(processes.free_ports(len(home.ports)))
     ports = {name: fixed.get(name) or next(free) for name in home.ports}
     return replace(
-        home, models=str(artifact.models.absolute()), config=str(run / "config"), run=str(run), host="127.0.0.1", ports=ports
+        home,
+        models=str(artifact.models.absolute()),
+        config=str(run / "config"),
+        run=str(run),
+        host="127.0.0.1",
+        ports=ports,
     )
 
 

@@ -31,9 +31,7 @@ def package(fleet: Fleet, backend: Backend, target: Path, *, packed: bool = True
     with _build_folder(target) as build:
         content = backend.members(fleet, texts, Build(folder=build, packed=packed, trust=trust))
         members = _written(content, build) | {f"config/{path}": text.encode() for path, text in texts.items()}
-        manifest = manifest_of(
-            members, backend=backend.name, spec_digest=fleet.digest, tool_version=__version__
-        )
+        manifest = manifest_of(members, backend=backend.name, spec_digest=fleet.digest, tool_version=__version__)
         assemble_tree(target, members | {MANIFEST: manifest.to_json().encode()})
     return Artifact(root=target, digest=manifest.digest)
 
@@ -61,7 +59,9 @@ class _build_folder:  # noqa: N801  (used as a with-statement, like a function)
             self._parent.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=".servewright-build-", dir=self._parent))
         except OSError as error:
-            raise InputError(f"cannot write below {self._parent}: {error.strerror or error}; choose another folder") from error
+            raise InputError(
+                f"cannot write below {self._parent}: {error.strerror or error}; choose another folder"
+            ) from error
         return self._folder
 
     def __exit__(self, *_: object) -> None:

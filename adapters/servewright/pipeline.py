@@ -193,7 +193,11 @@ def _reference_of(backend: Backend, *, trust: bool) -> Callable[[Document], obje
         assert source is not None  # rendering refuses the spec otherwise
         code = str(document.resolve(source.code)) if source.code else None
         return ReferenceModel(
-            document.resolve(source.path), format=source.format, code=code, signature=document.spec.signature, trust=trust
+            document.resolve(source.path),
+            format=source.format,
+            code=code,
+            signature=document.spec.signature,
+            trust=trust,
         )
 
     return reference

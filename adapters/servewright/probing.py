@@ -50,7 +50,9 @@ def probe(
         if not reading.readable:
             yield Check(name, Status.UNVERIFIABLE, f"wanted {_shown(reading.wanted)}; {reading.source}")
         elif reading.found != reading.wanted:
-            detail = f"the server has {_shown(reading.found)}, the spec says {_shown(reading.wanted)} ({reading.source})"
+            detail = (
+                f"the server has {_shown(reading.found)}, the spec says {_shown(reading.wanted)} ({reading.source})"
+            )
             yield Check(name, Status.FAIL, detail)
         else:
             yield Check(name, Status.PASS, f"{_shown(reading.found)} ({reading.source})")
@@ -182,12 +184,18 @@ def _repeatable(spec: ModelSpec, client: Any, sample: Arrays) -> Check:
         first = client.predict(spec.name, sample)
         second = client.predict(spec.name, sample)
         found = difference(second, first, Tolerance(rtol=1e-6, atol=1e-7))
-        return f"the same request gave two answers: {found}; is dropout or another training-only layer on?" if found else ""
+        return (
+            f"the same request gave two answers: {found}; is dropout or another training-only layer on?"
+            if found
+            else ""
+        )
 
     return _checked("repeatable", complaint, "the same request twice gives the same answer")
 
 
-def batching_by_value(spec: ModelSpec, backend: Backend, client: Any, known: Arrays | None, transport: Transport) -> Check:
+def batching_by_value(
+    spec: ModelSpec, backend: Backend, client: Any, known: Arrays | None, transport: Transport
+) -> Check:
     """Send different requests at once: each must get its own answer, not a neighbour's."""
     name = f"batching by value over {transport}"
     if not batchable(spec.signature):

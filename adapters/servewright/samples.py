@@ -72,7 +72,9 @@ def shown(shape: tuple[int | None, ...] | None) -> str:
 
 def batchable(signature: Signature) -> bool:
     """Tell whether every input and output grows with the batch."""
-    return all(tensor.shape is None or tensor.shape[:1] == (None,) for tensor in (*signature.inputs, *signature.outputs))
+    return all(
+        tensor.shape is None or tensor.shape[:1] == (None,) for tensor in (*signature.inputs, *signature.outputs)
+    )
 
 
 def made_up(signature: Signature, rows: int, *, seed: int) -> Arrays:

@@ -367,7 +367,9 @@ class ModelSpec(Part):
 
     servewright: Literal[1] = 1
     name: ModelName
-    version: VersionNumber | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)] = 1
+    version: (
+        VersionNumber | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+    ) = 1
     model: Models
     signature: Signature
     handler: Handler = Handler()

@@ -44,7 +44,9 @@ class Document:
         """Return a problem at ``path``, such as ``batching.max_delay``, with its place in the file."""
         parts: Path_ = tuple(path.split(".")) if isinstance(path, str) else path
         place = self.tree.place(parts)
-        at = {"file": self.file, "line": place.line, "column": place.column} if self.tree.places else {"file": self.file}
+        at = (
+            {"file": self.file, "line": place.line, "column": place.column} if self.tree.places else {"file": self.file}
+        )
         return Problem(reason=reason, remedy=remedy, path=yamltext.dotted(parts), **at)  # type: ignore[arg-type]
 
 
@@ -87,7 +89,9 @@ def from_mapping(
     problems = []
     if "options" in values:
         del values["options"]
-        problems.append((("options",), "unknown key 'options'", "name the backend itself: " + ", ".join(sorted(backends))))
+        problems.append(
+            (("options",), "unknown key 'options'", "name the backend itself: " + ", ".join(sorted(backends)))
+        )
     if "servewright" not in values:
         problems.append((("servewright",), "is missing", "say which version of the spec this is: servewright: 1"))
     for name, options in own.items():
@@ -116,8 +120,12 @@ def from_mapping(
     raise SpecError(
         [
             Problem(
-                reason=reason, remedy=remedy, path=yamltext.dotted((*at, *path)),
-                file=file, line=tree.place((*at, *path)).line, column=tree.place((*at, *path)).column,
+                reason=reason,
+                remedy=remedy,
+                path=yamltext.dotted((*at, *path)),
+                file=file,
+                line=tree.place((*at, *path)).line,
+                column=tree.place((*at, *path)).column,
             )
             for path, reason, remedy in problems
         ]  # fmt: skip
@@ -130,7 +138,9 @@ def _below(tree: Tree, at: Path_) -> Tree:
     return Tree(tree.value, {path[len(at) :]: place for path, place in tree.places.items() if path[: len(at)] == at})
 
 
-def described(error: ValidationError, model: type[BaseModel], keys: Collection[str] = ()) -> list[tuple[Path_, str, str]]:
+def described(
+    error: ValidationError, model: type[BaseModel], keys: Collection[str] = ()
+) -> list[tuple[Path_, str, str]]:
     """Return (path, reason, remedy) for each complaint of pydantic about ``model``."""
     found = []
     for complaint in error.errors(include_url=False):

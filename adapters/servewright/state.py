@@ -44,7 +44,11 @@ class Record:
     def server(self) -> RunningServer:
         """Return the running server, to talk to."""
         return RunningServer(
-            backend=self.backend, runtime=self.runtime, endpoints=self.endpoints, folder=Path(self.run), handle=self.handle()
+            backend=self.backend,
+            runtime=self.runtime,
+            endpoints=self.endpoints,
+            folder=Path(self.run),
+            handle=self.handle(),
         )
 
 
@@ -89,7 +93,9 @@ def claimed(name: str) -> Iterator[Path]:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError as error:
-        raise InputError(f"a server called {name!r} runs already; choose --name, or: servewright down {name}") from error
+        raise InputError(
+            f"a server called {name!r} runs already; choose --name, or: servewright down {name}"
+        ) from error
     try:
         yield folder
     except BaseException:

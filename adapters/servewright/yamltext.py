@@ -30,7 +30,8 @@ _SPECIAL: Final = {
     ".nan": float("nan"), ".NaN": float("nan"), ".NAN": float("nan"),
 }  # fmt: skip
 _PLAIN_TAGS: Final = frozenset(
-    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
 )
 
 
@@ -59,12 +60,16 @@ class Tree:
 def parse(content: bytes, *, file: str) -> Tree:
     """Read one document; every flaw found is a `Problem` of the `SpecError`."""
     if len(content) > _MAX_BYTES:
-        raise SpecError([Problem(reason=f"{len(content)} bytes is too large", remedy="a spec has a few KiB", file=file)])
+        raise SpecError(
+            [Problem(reason=f"{len(content)} bytes is too large", remedy="a spec has a few KiB", file=file)]
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise SpecError([Problem(reason="not UTF-8 text", remedy="save it as UTF-8", file=file, line=line, column=1)]) from error
+        raise SpecError(
+            [Problem(reason="not UTF-8 text", remedy="save it as UTF-8", file=file, line=line, column=1)]
+        ) from error
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         node = yaml.compose(text, Loader=loader)

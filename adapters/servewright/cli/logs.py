@@ -10,7 +10,9 @@ from servewright.cli.options import json_option
 
 @click.command("logs", epilog="Example: servewright logs digits -n 50")
 @click.argument("name")
-@click.option("-n", "--lines", default=200, show_default=True, type=click.IntRange(1), help="How many lines from the end.")
+@click.option(
+    "-n", "--lines", default=200, show_default=True, type=click.IntRange(1), help="How many lines from the end."
+)
 @json_option
 def command(*, name: str, lines: int, as_json: bool) -> None:
     """Print the last lines that the server NAME wrote."""

@@ -10,9 +10,15 @@ import click
 PATH: Any = click.Path(path_type=Path)
 
 spec_argument = click.argument("spec", type=PATH)
-backend_option = click.option("-b", "--backend", help="The server: tfserving or torchserve; needed where the spec fits both.")
+backend_option = click.option(
+    "-b", "--backend", help="The server: tfserving or torchserve; needed where the spec fits both."
+)
 runtime_option = click.option(
-    "-r", "--runtime", default="auto", show_default=True, help="How to run it: process, embedded, or the first that works."
+    "-r",
+    "--runtime",
+    default="auto",
+    show_default=True,
+    help="How to run it: process, embedded, or the first that works.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 strict_option = click.option("--strict", is_flag=True, help="Count checks that could not be made as failures.")

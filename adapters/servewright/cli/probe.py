@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import PATH, backend_option, require_real_option, spec_argument, strict_option, trust_option
+from servewright.cli.options import (
+    PATH,
+    backend_option,
+    require_real_option,
+    spec_argument,
+    strict_option,
+    trust_option,
+)
 
 
 @click.command(
@@ -22,7 +29,9 @@ from servewright.cli.options import PATH, backend_option, require_real_option, s
 @click.option("--grpc", help="host:port of the gRPC API.")
 @click.option("--management", help="host:port of TorchServe's management API.")
 @click.option("--key-file", type=PATH, help="TorchServe's key_file.json.")
-@click.option("--json", "json_file", type=PATH, help="Write the report to this file; '-' prints it instead of the text.")
+@click.option(
+    "--json", "json_file", type=PATH, help="Write the report to this file; '-' prints it instead of the text."
+)
 @click.option("--no-parity", is_flag=True, help="Do not run the original model beside the server.")
 @strict_option
 @require_real_option

@@ -59,7 +59,9 @@ def command(
             for text in found:
                 printing.line(text)
         if found:
-            raise CheckFailedError(f"{output} differs from {spec}; write it with: servewright render {spec} -o {output}")
+            raise CheckFailedError(
+                f"{output} differs from {spec}; write it with: servewright render {spec} -o {output}"
+            )
     else:
         from servewright.writing import write_texts
 
@@ -92,7 +94,14 @@ def _print_outcomes(found: dict[str, tuple[object, ...]], *, as_json: bool) -> N
         printing.table(
             ("model", "key", "value", "fate", "setting", "note"),
             [
-                (model, each.key, each.value, each.fate, each.setting, "; ".join(filter(None, (each.note, each.remedy))))
+                (
+                    model,
+                    each.key,
+                    each.value,
+                    each.fate,
+                    each.setting,
+                    "; ".join(filter(None, (each.note, each.remedy))),
+                )
                 for model, each in rows
             ],
         )

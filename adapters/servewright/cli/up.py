@@ -32,7 +32,9 @@ def command(
     if as_json:
         printing.as_json({"ok": True} | asdict(record))
         return
-    printing.line(f"{record.name} serves ({record.backend}, {record.runtime}{', a stand-in' if record.stand_in else ''})")
+    printing.line(
+        f"{record.name} serves ({record.backend}, {record.runtime}{', a stand-in' if record.stand_in else ''})"
+    )
     for transport, address in sorted(record.endpoints.items()):
         printing.line(f"  {transport:<16}{address}")
     printing.line(f"end it with: servewright down {record.name}")

@@ -137,14 +137,15 @@ def command_line(server: RunningServer) -> tuple[str, ...]:
         return ()
 
 
-def _process_settings(
-    server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]
-) -> Iterator[Reading]:
+def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]) -> Iterator[Reading]:
     wanted = _wanted(fleet, server)
     if not argv:
         for setting, value in wanted.items():
             yield Reading(
-                setting=setting, wanted=value, found=None, source="the server has no call for it, and its process is not ours"
+                setting=setting,
+                wanted=value,
+                found=None,
+                source="the server has no call for it, and its process is not ours",
             )
         return
     given = flags.read(argv)

@@ -113,7 +113,14 @@ def explain(document: Document, server: ServerSettings) -> Iterator[Outcome]:
 
 
 def _outcome(
-    spec: ModelSpec, key: str, fate: Fate, setting: str = "", *, note: str = "", remedy: str = "", value: str | None = None
+    spec: ModelSpec,
+    key: str,
+    fate: Fate,
+    setting: str = "",
+    *,
+    note: str = "",
+    remedy: str = "",
+    value: str | None = None,
 ) -> Outcome:
     return Outcome(
         key=key, value=spec_value(spec, key) if value is None else value, fate=fate, setting=setting, note=note,
@@ -216,10 +223,15 @@ def _batching(spec: ModelSpec) -> Iterator[Outcome]:
         )  # fmt: skip
     if batching.allowed_sizes:
         yield _outcome(
-            spec, "batching.allowed_sizes", Fate.NOT_APPLICABLE, note="TorchServe runs batches of any size, without padding"
+            spec,
+            "batching.allowed_sizes",
+            Fate.NOT_APPLICABLE,
+            note="TorchServe runs batches of any size, without padding",
         )
     if batching.threads:
-        yield _outcome(spec, "batching.threads", Fate.NOT_APPLICABLE, note="every worker is a thread of its own: see workers")
+        yield _outcome(
+            spec, "batching.threads", Fate.NOT_APPLICABLE, note="every worker is a thread of its own: see workers"
+        )
 
 
 def _workers(spec: ModelSpec, server: ServerSettings) -> Iterator[Outcome]:
@@ -247,12 +259,13 @@ def _workers(spec: ModelSpec, server: ServerSettings) -> Iterator[Outcome]:
 def _versions(spec: ModelSpec) -> Iterator[Outcome]:
     if spec.versions.labels:
         yield _outcome(
-            spec, "versions.labels", Fate.NOT_APPLICABLE, note="TorchServe has no labels; its default version takes their place"
+            spec,
+            "versions.labels",
+            Fate.NOT_APPLICABLE,
+            note="TorchServe has no labels; its default version takes their place",
         )
     if "policy" in spec.versions.model_fields_set and spec.versions.policy != Latest(latest=1):
-        yield _outcome(
-            spec, "versions.policy", Fate.NOT_APPLICABLE, note="every version that is registered is served"
-        )
+        yield _outcome(spec, "versions.policy", Fate.NOT_APPLICABLE, note="every version that is registered is served")
 
 
 def _limits(spec: ModelSpec) -> Iterator[Outcome]:

@@ -204,7 +204,9 @@ def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
             # The server prints the name of its enumeration's constant.
             yield Reading(setting=name, wanted=wanted, found=found.lower(), source=_PRINTED_AT_START)
         elif found is None:
-            yield Reading(setting=name, wanted=wanted, found=None, source="no call tells it, and the server does not print it")
+            yield Reading(
+                setting=name, wanted=wanted, found=None, source="no call tells it, and the server does not print it"
+            )
         else:
             yield Reading(setting=name, wanted=wanted, found=_as_written(found), source=_PRINTED_AT_START)
 
@@ -228,7 +230,13 @@ def listeners(server: RunningServer) -> dict[int, str]:
 def _grpc_listener(name: str, wanted: str, port: int, listening: dict[int, str]) -> Reading:
     if not listening:
         return Reading(setting=name, wanted=wanted, found=None, source="the server's sockets are not ours to look at")
-    found = listening.get(port, "nobody listens") if name.endswith("address") else str(port) if port in listening else "closed"
+    found = (
+        listening.get(port, "nobody listens")
+        if name.endswith("address")
+        else str(port)
+        if port in listening
+        else "closed"
+    )
     return Reading(setting=name, wanted=wanted, found=found, source="a socket of the server")
 
 

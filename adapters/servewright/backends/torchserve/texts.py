@@ -51,7 +51,9 @@ def views(fleet: Fleet, site: Site) -> dict[str, View]:
         files[f"{spec.name}/{MODEL_CONFIG}"] = View(
             template="model-config.yaml.j2", values={"settings": config}, meaning=config
         )
-        files[f"{spec.name}/{MANIFEST}"] = View(template="MANIFEST.json.j2", values={"manifest": manifest}, meaning=manifest)
+        files[f"{spec.name}/{MANIFEST}"] = View(
+            template="MANIFEST.json.j2", values={"manifest": manifest}, meaning=manifest
+        )
     return files
 
 
@@ -90,7 +92,9 @@ def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
         settings |= {name: _text(value) for name, value in keys.options(spec).properties.items()}
     for name, value in settings.items():
         if found := properties.variables(value):
-            raise InputError(f"{name}: TorchServe would put its environment's {found[0]} into {value!r}; rename the path")
+            raise InputError(
+                f"{name}: TorchServe would put its environment's {found[0]} into {value!r}; rename the path"
+            )
     return settings
 
 
@@ -101,7 +105,11 @@ def stored_name(spec: ModelSpec, site: Site) -> str:
 
 def model_config(spec: ModelSpec) -> dict[str, Any]:
     """Return the content of the archive's ``model-config.yaml``; keys that are absent keep the server's defaults."""
-    config: dict[str, Any] = {"minWorkers": spec.workers, "maxWorkers": spec.workers, "batchSize": spec.batching.max_size}
+    config: dict[str, Any] = {
+        "minWorkers": spec.workers,
+        "maxWorkers": spec.workers,
+        "batchSize": spec.batching.max_size,
+    }
     if spec.batching.max_size > 1:
         config["maxBatchDelay"] = spec.batching.max_delay // 1000
     if spec.batching.queue:
