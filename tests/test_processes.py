@@ -72,6 +72,8 @@ def gone(pid: int) -> bool:
 
 
 class TestStart:
+    """What a started program sees, and what cannot be started."""
+
     def test_gives_the_program_its_arguments_environment_and_folder(self, plan: Callable[..., ProcessPlan]) -> None:
         """The program sees the argument as written (no shell), the added variable and the folder."""
         source = "import json, os, sys; print(json.dumps([sys.argv[1], os.environ['EXTRA'], os.getcwd()]))"
@@ -115,6 +117,8 @@ class TestStart:
 
 
 class TestStop:
+    """A stop ends the tree, and only the tree."""
+
     @pytest.mark.parametrize("manners", ["polite", "stubborn"])
     def test_ends_the_whole_tree(self, plan: Callable[..., ProcessPlan], manners: str) -> None:
         """Nothing of the tree runs after a stop, whether or not it obeys SIGTERM."""
@@ -201,6 +205,8 @@ class TestStop:
 
 
 class TestLifetime:
+    """How long a server lives, as told by its parent."""
+
     PARENT = """
         import os, sys, time
         from pathlib import Path
@@ -253,6 +259,8 @@ class TestLifetime:
 
 
 class TestLogTail:
+    """The end of a log."""
+
     def test_of_a_missing_file_is_empty(self, tmp_path: Path) -> None:
         """No file, no lines."""
         assert log_tail(tmp_path / "missing") == ()
@@ -266,6 +274,8 @@ class TestLogTail:
 
 
 class TestPorts:
+    """Ports for servers that bind them later."""
+
     def test_are_distinct_and_held_while_reserved(self) -> None:
         """Reserved ports differ and nobody can listen on them before the block ends."""
         with reserve_ports(5) as ports:
@@ -311,6 +321,8 @@ class FakeClock:
 
 
 class TestWaitUntil:
+    """Waiting with a deadline, a reason and somebody's clock."""
+
     def test_returns_the_first_answer(self) -> None:
         """None and False are not answers; anything else is, even zero."""
         clock, answers = FakeClock(), iter([None, False, 0, 1])

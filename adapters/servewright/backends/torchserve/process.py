@@ -28,7 +28,7 @@ _JAVA_ANSWERS_WITHIN_S = 20.0
 # What workers import before any handler, and neither torchserve nor its dependencies declare.
 _UNDECLARED = ("torch", "yaml", "numpy")
 
-_CANNOT_BIND = re.compile(r"Failed to bind to address:? \S*?:(\d+)")
+_CANNOT_BIND = re.compile(r"Failed to bind to address:? \S*:(\d+)")
 _CANNOT_LOAD = re.compile(r"MODEL_LOG - Failed to load model (\S+), exception (.*)")
 _CANNOT_UNPACK = re.compile(r"ModelServer - Failed to load model: (\S+)")
 _DIED_AGAIN = re.compile(r"W-(\d+)-(\S+) \S+WorkerThread - Auto recovery failed again")
