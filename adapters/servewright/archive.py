@@ -72,7 +72,7 @@ class _Source:
         if isinstance(self.content, bytes):
             yield self.content
             return
-        buffer = memoryview(bytearray(CHUNK))
+        buffer = memoryview(bytearray(min(CHUNK, self.size + 1)))  # one more: growth is seen
         with _reading(self.content) as file:
             seen = 0
             while seen <= self.size and (count := _read(file, buffer, self.content)):

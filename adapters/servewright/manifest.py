@@ -158,7 +158,7 @@ def _parsed(document: Any) -> Manifest:
         raise ValueError(f"its version {version!r} is not {_VERSION}")
     files = {name: Digest(_sha256(entry["sha256"]), _size(entry["size"])) for name, entry in document["files"].items()}
     if problems := name_problems(files):
-        raise ValueError(problems[0])
+        raise ValueError(f"file name {problems[0].name!r} {problems[0].reason}")
     return Manifest(
         backend=_text(document["backend"]),
         tool_version=_text(document["tool_version"]),

@@ -58,16 +58,23 @@ def staged_directory(target: Path) -> Iterator[Path]:
 
     An older directory is exchanged for the new one in one step where the system can (Linux, macOS), then removed.
     """
+    with writing(target), scratch_directory(target := _named(target)) as part:
+        yield part
+        _move_in(part, target)
+        sync_directory(target.parent)
+
+
+@contextmanager
+def scratch_directory(target: Path) -> Iterator[Path]:
+    """Yield a directory beside ``target`` for what is made on the way; it vanishes, and a dead writer's is swept."""
     with writing(target), _parents_of(target := _named(target)):
         _sweep(target)
         part, descriptor = _locked_part(target, _new_directory)
         try:
             yield part
-            _move_in(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
             os.close(descriptor)
-        sync_directory(target.parent)
 
 
 @contextmanager
@@ -193,8 +200,7 @@ def _exchange_in_two_steps(part: Path, target: Path) -> None:
 
 def _reason(error: OSError, target: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with suppress(OSError):
-            free = shutil.disk_usage(target.parent).free >> 20
-            return f"the disk is full ({free} MiB free now); make room or choose another directory"
-        return "the disk is full; make room or choose another directory"
+        there = next(parent for parent in target.absolute().parents if parent.exists())
+        free = shutil.disk_usage(there).free >> 20
+        return f"the disk has no room for it ({free} MiB free without it); make room or choose another directory"
     return _REASONS.get(error.errno or 0, error.strerror or str(error))
