@@ -27,6 +27,7 @@ _REASONS: Final = {
     errno.EPERM: "no permission; choose another directory or change its rights",
     errno.EROFS: "the file system is read-only; choose another directory",
     errno.ENOENT: "the directory vanished while it was written",
+    errno.EEXIST: "a file is there where a directory is needed; remove it or choose another name",
     errno.EISDIR: "a directory of that name is there; remove it or choose another name",
     errno.ENOTDIR: "a file is there where a directory is needed; remove it or choose another name",
     errno.EFBIG: "the file is larger than the file system or the process's limit (ulimit -f) allows",
@@ -67,9 +68,10 @@ def staged_directory(target: Path) -> Iterator[Path]:
 @contextmanager
 def scratch_directory(target: Path) -> Iterator[Path]:
     """Yield a directory beside ``target`` for what is made on the way; it vanishes, and a dead writer's is swept."""
-    with writing(target), _parents_of(target := _named(target)):
-        _sweep(target)
-        part, descriptor = _locked_part(target, _new_directory)
+    with _parents_of(target := _named(target)):
+        with writing(target):
+            _sweep(target)
+            part, descriptor = _locked_part(target, _new_directory)
         try:
             yield part
         finally:
@@ -103,9 +105,11 @@ def _named(target: Path) -> Path:
 
 @contextmanager
 def _parents_of(target: Path) -> Iterator[None]:
-    missing = [parent for parent in target.parents if not parent.exists()]
+    with writing(target):
+        missing = [parent for parent in target.parents if not parent.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         with suppress(OSError):  # no longer empty: another writer's by now
@@ -114,13 +118,14 @@ def _parents_of(target: Path) -> Iterator[None]:
         raise
 
 
-def _locked_part(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
+def _locked_part(target: Path, create: Callable[[Path], int | None]) -> tuple[Path, int]:
     while True:
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        descriptor = create(part)
+        # Until it is locked, another writer's sweep may take it for a dead one's and remove it.
+        if (descriptor := create(part)) is None:
+            continue
         with suppress(OSError):  # a file system without locks: parts of the dead stay, which does no harm
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Between its creation and its lock, another writer's sweep may have taken it for a dead one's.
         if part.exists():
             return part, descriptor
         os.close(descriptor)
@@ -130,9 +135,11 @@ def _new_file(part: Path) -> int:
     return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
-def _new_directory(part: Path) -> int:
+def _new_directory(part: Path) -> int | None:
     part.mkdir()
-    return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with suppress(FileNotFoundError):
+        return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return None
 
 
 def _sweep(target: Path) -> None:
