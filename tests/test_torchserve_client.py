@@ -250,6 +250,10 @@ class TestLog:
             "RuntimeError: no weights",
         )
 
+    def test_is_awaited_to_the_end_of_the_traceback(self) -> None:
+        """A message whose traceback is still being written is no reason yet."""
+        process.check_alive(LOADING_FAILED[:5])
+
     def test_names_a_worker_that_dies_again(self) -> None:
         """What the worker itself said is shown."""
         log = [

@@ -29,7 +29,9 @@ _JAVA_ANSWERS_WITHIN_S = 20.0
 _UNDECLARED = ("torch", "yaml", "numpy")
 
 _CANNOT_BIND = re.compile(r"Failed to bind to address:? \S*:(\d+)")
-_CANNOT_LOAD = re.compile(r"MODEL_LOG - Failed to load model (\S+), exception (.*)")
+_CANNOT_LOAD = re.compile(
+    r"W-(?P<worker>\d+)-\S+ MODEL_LOG - Failed to load model (?P<model>\S+), exception (?P<reason>.*)"
+)
 _CANNOT_UNPACK = re.compile(r"ModelServer - Failed to load model: (\S+)")
 _DIED_AGAIN = re.compile(r"W-(\d+)-(\S+) \S+WorkerThread - Auto recovery failed again")
 _MODEL_LOG = re.compile(r"^\S+ \[\w+ *\] W-(?P<worker>\d+)-\S+ MODEL_LOG - (?P<text>.*)")
@@ -113,9 +115,8 @@ def check_alive(log: Sequence[str]) -> None:
         if found := _CANNOT_BIND.search(line):
             port = found[1]
             raise PortTakenError(f"port {port} is taken; stop what listens there, or choose another")
-        if found := _CANNOT_LOAD.search(line):
-            name, reason = found.groups()
-            raise LaunchError(f"model {name} cannot be loaded: {reason}", log_tail=tuple(_worker_lines(log, at)))
+        if (found := _CANNOT_LOAD.search(line)) and (said := _last_words(found["worker"], log[at:])):
+            raise LaunchError(f"model {found['model']} cannot be loaded: {found['reason']}", log_tail=said)
         if found := _CANNOT_UNPACK.search(line):
             raise LaunchError(f"{found[1]} cannot be loaded", log_tail=log[at : at + 5])
         if found := _DIED_AGAIN.search(line):
@@ -186,13 +187,10 @@ def _said_by(worker: str, log: Sequence[str]) -> Iterator[str]:
             yield found["text"]
 
 
-def _worker_lines(log: Sequence[str], at: int) -> Iterator[str]:
-    """Yield the message at line ``at`` and the traceback below it, which other workers' lines may interrupt."""
-    first = _MODEL_LOG.match(log[at])
-    if first is None:
-        yield log[at]
-        return
-    for text in list(_said_by(first["worker"], log[at:]))[:_DETAIL_LINES]:
+def _last_words(worker: str, log: Sequence[str]) -> tuple[str, ...]:
+    """Return the message at the start of ``log`` with the traceback below it; nothing while that is being written."""
+    words = list(_said_by(worker, log))
+    for at, text in enumerate(words):
         if text.startswith("Backend worker process died"):
-            return
-        yield text
+            return tuple(words[:at][-_DETAIL_LINES:])
+    return ()
