@@ -98,7 +98,7 @@ class TestClashes:
 
     def test_between_code_and_handler(self, parts: dict[str, Any], tmp_path: Path) -> None:
         """The model's code and the handler may not have one base name."""
-        with pytest.raises(InputError, match="the handler .* and the model's code"):
+        with pytest.raises(InputError, match=r"the handler .* and the model's code"):
             mar_members(**parts | {"code": tmp_path / "elsewhere" / "handler.py"})
 
     def test_are_reported_all_at_once(self, parts: dict[str, Any]) -> None:
