@@ -221,9 +221,11 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return the time; it never goes back."""
+        ...
 
     def sleep(self, seconds: float) -> None:
         """Let ``seconds`` pass."""
+        ...
 
 
 class SystemClock:
