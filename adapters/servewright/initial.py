@@ -15,7 +15,7 @@ from servewright.spec import Signature, TensorSpec
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 # Words that YAML readers of one version or another take for something else than text.
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-_NOT_PRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_NOT_PRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _GENERIC = re.compile(r"output(_\d+)?")
 # Formats whose inputs have an order; the others know them by name alone, and list them in the order of the alphabet.
 _ORDERED = frozenset({"torchscript", "state_dict", "exported_program", "onnx"})

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Collection
 from pathlib import Path
 
 from servewright.errors import ModelFileError
-from servewright.modelfiles import protowire
+from servewright.modelfiles import protowire, zips
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -37,6 +36,8 @@ def detect(path: Path) -> str:
 
     Raises `ModelFileError`, saying what was found and what to do, for whatever is not a model.
     """
+    if "\0" in str(path):
+        raise ModelFileError(f"{str(path)!r} is not a path; name a file")
     try:
         if path.is_dir():
             return _folder(path)
@@ -51,19 +52,12 @@ def detect(path: Path) -> str:
             return _file(path, head)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}; check its permissions") from error
-    except ValueError as error:  # a NUL in the path
-        raise ModelFileError(f"{str(path)!r} is not a path: {error}; name a file") from error
 
 
-def zip_names(path: Path) -> list[str]:
-    """Return the names in the zip at ``path``; raise `ModelFileError` where it is broken."""
-    return [entry.filename for entry in _zip_entries(path)]
-
-
-def archive_root(names: Collection[str]) -> str:
-    """Return the folder that holds everything in a torch archive, with its slash, or nothing."""
-    roots = {name.partition("/")[0] for name in names}
-    return f"{roots.pop()}/" if len(roots) == 1 and all("/" in name for name in names) else ""
+def is_hdf5(path: Path) -> bool:
+    """Tell whether the file at ``path`` is an HDF5 file."""
+    with path.open("rb") as file:
+        return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
 
 
 def _folder(path: Path) -> str:
@@ -106,8 +100,13 @@ def _file(path: Path, head: bytes) -> str:
 
 
 def _zip(path: Path) -> str:
-    names = set(zip_names(path))
-    root = archive_root(names)
+    try:
+        with zips.opened(path) as archive:
+            names, root = set(archive.namelist()), zips.root(archive)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is a broken zip archive: {error}; it was cut off or changed: write or download it again"
+        ) from error
     inner = {name.removeprefix(root) for name in names}
     if "config.json" in inner and ("metadata.json" in inner or "model.weights.h5" in inner):
         return "keras"
@@ -132,22 +131,6 @@ def _zip(path: Path) -> str:
     raise ModelFileError(f"{path} is a zip archive without a model in it; {_ACCEPTED}")
 
 
-def _zip_entries(path: Path) -> list[zipfile.ZipInfo]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} is a broken zip archive: {error}; it was cut off or changed: write or download it again"
-        ) from error
-    names = [entry.filename for entry in entries]
-    if len(set(names)) < len(names):
-        # Readers differ in which of two they take: what was checked would not be what is loaded.
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ModelFileError(f"{path} holds {twice!r} twice; write the model again")
-    return entries
-
-
 def _pickle(path: Path, head: bytes) -> str:
     if _TORCH_LEGACY_NUMBER in head[:16]:
         return "state_dict"
@@ -163,8 +146,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _protobuf(path: Path, head: bytes) -> str:
     try:
-        with protowire.opened(path) as message:
-            kinds = {number: isinstance(value, int) for number, value in protowire.fields(message)}
+        kinds = {number: isinstance(value, int) for number, value in protowire.fields(protowire.mapped(path))}
     except protowire.WireError as error:
         if head[:1] == b"\x08":
             raise ModelFileError(

@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from servewright.errors import ModelFileError, UntrustedPickleError
-from servewright.modelfiles import inspection, pickles
-from servewright.modelfiles.detection import archive_root
+from servewright.modelfiles import inspection, pickles, zips
 from servewright.modelfiles.inspection import Inspection, Source
 from servewright.spec import TensorSpec
 
@@ -89,8 +88,8 @@ def inspect(source: Source) -> Inspection:
 def screen(source: Source) -> dict[str, Any]:
     """Return the program as JSON; raise `UntrustedPickleError` where loading it would run code from the file."""
     try:
-        with zipfile.ZipFile(source.path) as archive:
-            root = archive_root(archive.namelist())
+        with zips.opened(source.path) as archive:
+            root = zips.root(archive)
             documents = {
                 entry.filename.removeprefix(root): _document(archive, entry)
                 for entry in archive.infolist()

@@ -10,13 +10,13 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servewright.errors import ModelFileError, PackagingError, UntrustedPickleError
-from servewright.modelfiles import inspection, keras_config
-from servewright.modelfiles.detection import HDF5_MAGIC
+from servewright.modelfiles import inspection, keras_config, zips
+from servewright.modelfiles.detection import is_hdf5
 from servewright.modelfiles.examples import description
 from servewright.modelfiles.inspection import Inspection, Source
 from servewright.spec import Signature, TensorSpec
@@ -89,9 +89,17 @@ def export_saved_model(
     return target
 
 
-def screen(source: Source) -> Any:
+def hdf5_config(path: Path) -> str:
+    """Return the JSON of the network in an HDF5 file, which takes a library, and so a child."""
+    from servewright.modelfiles.child import Child
+
+    with Child("keras", subject=path) as child:
+        return str(child.call("read_config", {"path": str(path)})[0]["config"])
+
+
+def screen(source: Source, read_hdf5: Callable[[Path], str] = hdf5_config) -> Any:
     """Return the network as JSON; raise `UntrustedPickleError` where reading the model would run code from the file."""
-    config = _config(source)
+    config = _config(source, read_hdf5)
     for name, why in _strangers(config):
         if why == "custom":
             raise ModelFileError(
@@ -106,15 +114,12 @@ def screen(source: Source) -> Any:
     return config
 
 
-def _config(source: Source) -> Any:
-    if source.path.open("rb").read(8) == HDF5_MAGIC:
-        from servewright.modelfiles.child import Child
-
-        with Child("keras", subject=source.path) as child:
-            text = child.call("hdf5_config", {"path": str(source.path)})[0]["config"]
+def _config(source: Source, read_hdf5: Callable[[Path], str]) -> Any:
+    if is_hdf5(source.path):
+        text = read_hdf5(source.path)
     else:
         try:
-            with zipfile.ZipFile(source.path) as archive:
+            with zips.opened(source.path) as archive:
                 entry = archive.getinfo("config.json")
                 if entry.file_size > _MAX_CONFIG_BYTES:
                     raise ModelFileError(f"{source.path} has a config.json of {entry.file_size} bytes; save it again")
@@ -159,7 +164,7 @@ def _tensors(source: Source, found: Mapping[str, Any], which: str) -> list[Tenso
     return [inspection.tensor(source.path, name, dtype, shape) for name, dtype, shape in found[which]]
 
 
-def hdf5_config(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
+def read_config(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
     """Return the JSON of the network in an HDF5 file; runs in a child."""
     from servewright.modelfiles import keras_runtime
 
@@ -171,7 +176,7 @@ def describe(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
     from servewright.modelfiles import keras_runtime
 
     source = keras_runtime.source_of(arguments["source"])
-    screen(source)
+    screen(source, keras_runtime.hdf5_config)
     return keras_runtime.Network(source).description(), {}
 
 
@@ -180,7 +185,7 @@ def export(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Arrays]:
     from servewright.modelfiles import keras_runtime
 
     source = keras_runtime.source_of(arguments["source"])
-    screen(source)
+    screen(source, keras_runtime.hdf5_config)
     keras_runtime.Network(source).export(arguments["target"], arguments["signature_name"])
     return {}, {}
 
@@ -189,8 +194,8 @@ def load(source: Source, signature: Signature | None) -> Loaded:
     """Return what runs the model with Keras; runs in a child."""
     from servewright.modelfiles import keras_runtime
 
-    screen(source)
+    screen(source, keras_runtime.hdf5_config)
     return keras_runtime.Network(source).loaded(signature)
 
 
-OPERATIONS = {"hdf5_config": hdf5_config, "describe": describe, "export": export}
+OPERATIONS = {"read_config": read_config, "describe": describe, "export": export}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from servewright.errors import MissingExtraError, ModelFileError
 from servewright.modelfiles import saved_model
-from servewright.modelfiles.detection import HDF5_MAGIC
+from servewright.modelfiles.detection import is_hdf5
 from servewright.modelfiles.inspection import Source
 from servewright.modelfiles.keras_config import unique_names
 
@@ -26,7 +26,7 @@ class Network:
         self._path, self._keras = source.path, keras
         with tempfile.TemporaryDirectory() as folder:
             # Keras goes by the name's ending; our user's file may have any.
-            suffix = ".h5" if source.path.open("rb").read(8) == HDF5_MAGIC else ".keras"
+            suffix = ".h5" if is_hdf5(source.path) else ".keras"
             named = Path(folder) / f"model{suffix}"
             named.symlink_to(source.path.resolve())
             self.model = keras.saving.load_model(str(named), compile=False, safe_mode=not source.trust)

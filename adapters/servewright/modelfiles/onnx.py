@@ -26,11 +26,10 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 def inspect(source: Source) -> Inspection:
     """Return the graph's signature: its inputs without the weights, named axes as ``None``."""
     try:
-        with protowire.opened(source.path) as message:
-            graph = next(protowire.submessages(message, 7))
-            weights = _weights(source.path, graph)
-            takes = [item for item in _tensors(source.path, graph, 11) if item.name not in weights]
-            gives = list(_tensors(source.path, graph, 12))
+        graph = next(protowire.submessages(protowire.mapped(source.path), 7))
+        weights = _weights(source.path, graph)
+        takes = [item for item in _tensors(source.path, graph, 11) if item.name not in weights]
+        gives = list(_tensors(source.path, graph, 12))
     except protowire.WireError as error:
         raise ModelFileError(f"{source.path} is broken: {error}; write or download it again") from error
     signature = inspection.signature(source.path, DEFAULT, takes, gives)
@@ -46,9 +45,8 @@ def inspect(source: Source) -> Inspection:
 def external_files(path: Path) -> tuple[str, ...]:
     """Return the files beside the model at ``path`` that hold its weights, as the model names them."""
     try:
-        with protowire.opened(path) as message:
-            graph = next(protowire.submessages(message, 7))
-            return tuple(sorted({name for weight in protowire.submessages(graph, 5) for name in _locations(weight)}))
+        graph = next(protowire.submessages(protowire.mapped(path), 7))
+        return tuple(sorted({name for weight in protowire.submessages(graph, 5) for name in _locations(weight)}))
     except (protowire.WireError, StopIteration) as error:
         raise ModelFileError(f"{path} is broken: {error}; write or download it again") from error
 

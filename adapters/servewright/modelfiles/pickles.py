@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from servewright.errors import ModelFileError, UntrustedPickleError
+from servewright.modelfiles import zips
 
+_ZIP = b"PK\x03\x04"  # by which torch.load tells its two forms apart
 MAX_BYTES = 512 << 20
 _UNKNOWN = "a name that is computed while reading"
 # What torch.load(weights_only=True) allows as well; none of these runs what a file says.
@@ -82,10 +84,11 @@ def imports(stream: IO[bytes], *, limit: int = MAX_BYTES) -> tuple[Import, ...]:
 def torch_imports(path: Path) -> tuple[Import, ...]:
     """Return what a file of ``torch.save`` imports, in the zip form and the one before torch 1.6."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return archive_imports(archive)
         with path.open("rb") as file:
+            if file.read(len(_ZIP)) == _ZIP:
+                with zips.opened(file) as archive:
+                    return archive_imports(archive)
+            file.seek(0)
             # A number, a version, a description of the machine, the object, and the keys of its storages.
             return tuple(found for _ in range(5) for found in imports(file))
     except (OSError, EOFError, zipfile.BadZipFile, *_FORMAT_ERRORS) as error:
@@ -106,8 +109,8 @@ def archive_imports(archive: zipfile.ZipFile) -> tuple[Import, ...]:
 
 def torch_file_imports(content: bytes) -> tuple[Import, ...]:
     """Return what the bytes of a file import that ``torch.load`` or ``pickle.loads`` would read."""
-    if content.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    if content.startswith(_ZIP):
+        with zips.opened(io.BytesIO(content)) as archive:
             return archive_imports(archive)
     stream = io.BytesIO(content)
     found: list[Import] = []

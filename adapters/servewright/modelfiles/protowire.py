@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -17,19 +16,12 @@ class WireError(ValueError):
     """The bytes are not a protobuf message, or end in the middle of one."""
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[memoryview]:
-    """Map the file at ``path`` for as long as the ``with`` block lasts; an empty file gives an empty view."""
+def mapped(path: Path) -> memoryview:
+    """Return the content of the file at ``path`` without reading it; it stays mapped while a part of it is held."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:
-            yield memoryview(b"")
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                yield view
-            finally:
-                view.release()
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

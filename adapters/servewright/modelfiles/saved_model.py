@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +28,12 @@ _DTYPES = {
 def inspect(source: Source) -> Inspection:
     """Return the signatures of the SavedModel in the folder ``source.path``; ``serving_default`` comes first."""
     notes: list[str] = []
-    with _graphs(source.path) as message:
-        try:
-            found = _signatures(source.path, message, notes)
-        except protowire.WireError as error:
-            raise ModelFileError(
-                f"{source.path}/saved_model.pb is broken: {error}; it was cut off or changed: export the model again"
-            ) from error
+    try:
+        found = _signatures(source.path, _message(source.path), notes)
+    except protowire.WireError as error:
+        raise ModelFileError(
+            f"{source.path}/saved_model.pb is broken: {error}; it was cut off or changed: export the model again"
+        ) from error
     notes += [note for item in found[:1] for note in batch_notes(item)]
     notes += _variables(source.path)
     return Inspection(
@@ -51,21 +49,19 @@ def _variables(folder: Path) -> Iterator[str]:
         raise ModelFileError(f"{folder} lacks variables/variables.data-*: its weights; copy the whole folder")
 
 
-@contextmanager
-def _graphs(folder: Path) -> Iterator[memoryview]:
+def _message(folder: Path) -> memoryview:
     binary = folder / "saved_model.pb"
     if binary.is_file():
-        with protowire.opened(binary) as message:
-            if not len(message):
-                raise ModelFileError(f"{binary} is empty: zero bytes; export the model again")
-            yield message
-        return
+        message = protowire.mapped(binary)
+        if not len(message):
+            raise ModelFileError(f"{binary} is empty: zero bytes; export the model again")
+        return message
     # The text form, and the form in parts for graphs over 2 GB: TensorFlow itself knows how to read them.
     from servewright.modelfiles.child import Child
 
-    with Child("saved_model") as child:
+    with Child("saved_model", subject=folder) as child:
         _, arrays = child.call("binary", {"path": str(folder)})
-    yield arrays["message"].data
+    return arrays["message"].data
 
 
 def _signatures(folder: Path, message: memoryview, notes: list[str]) -> tuple[Signature, ...]:
