@@ -114,10 +114,14 @@ Content: TypeAlias = Path | bytes | Archive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What packaging wrote: a folder with ``models/``, ``config/`` and ``manifest.json``."""
+    """What packaging wrote: a folder with ``models/``, ``config/`` and ``manifest.json``.
+
+    ``packed``: its models are archives, where the server has any.
+    """
 
     root: Path
     digest: str
+    packed: bool = True
 
     @property
     def models(self) -> Path:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from servewright import local, processes
 from servewright.backend import Artifact, Backend, Program
-from servewright.errors import InputError, LaunchError, ProbeTimeoutError, UnavailableError
+from servewright.errors import InputError, LaunchError, ProbeError, ProbeTimeoutError, UnavailableError
 from servewright.fleet import Fleet
 from servewright.rendering import render
 from servewright.server import RunningServer
@@ -84,11 +85,14 @@ def wait_ready(server: RunningServer, fleet: Fleet, backend: Backend, *, within_
     held: list[Any] = []
 
     def ready() -> Any:
-        if not server.alive():
-            raise LaunchError(f"{backend.title} ended before it was ready", log_tail=server.log_tail())
         if not held:
             held.append(backend.connect(server))
-        return held[0] if backend.ready(server, held[0], fleet) else None
+        if server.alive():
+            return held[0] if backend.ready(server, held[0], fleet) else None
+        # The backend reads its own log best: it may know the port that is taken, or the model that cannot be loaded.
+        with suppress(ProbeError):
+            backend.ready(server, held[0], fleet)
+        raise LaunchError(f"{backend.title} ended before it was ready", log_tail=server.log_tail())
 
     try:
         return processes.wait_until(ready, within_s=within_s, every_s=0.1, what=f"{backend.title} is ready")

@@ -23,6 +23,7 @@ def site(home: Site, artifact: Artifact, run: Path, *, fixed: Mapping[str, int])
     ports = {name: fixed.get(name) or next(free) for name in home.ports}
     return replace(
         home,
+        packed=artifact.packed,
         models=str(artifact.models.absolute()),
         config=str(run / "config"),
         run=str(run),

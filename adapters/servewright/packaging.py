@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from servewright import __version__
@@ -27,13 +28,13 @@ def package(fleet: Fleet, backend: Backend, target: Path, *, packed: bool = True
     """
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there and is no artifact; choose another folder, or remove it")
-    texts = render(fleet, backend)
+    texts = render(fleet, backend, replace(backend.home, packed=packed))
     with _build_folder(target) as build:
         content = backend.members(fleet, texts, Build(folder=build, packed=packed, trust=trust))
         members = _written(content, build) | {f"config/{path}": text.encode() for path, text in texts.items()}
         manifest = manifest_of(members, backend=backend.name, spec_digest=fleet.digest, tool_version=__version__)
         assemble_tree(target, members | {MANIFEST: manifest.to_json().encode()})
-    return Artifact(root=target, digest=manifest.digest)
+    return Artifact(root=target, digest=manifest.digest, packed=packed)
 
 
 def _written(content: Mapping[str, Content], build: Path) -> dict[str, Path | bytes]:

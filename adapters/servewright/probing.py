@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from servewright.backend import TRANSPORTS, Backend, Identity, Transport
 from servewright.comparing import Tolerance, difference, misfit, stranger
-from servewright.errors import InputError, MissingExtraError, ProbeError, ServewrightError
+from servewright.errors import MissingExtraError, ModelFileError, ProbeError, ServewrightError, UntrustedPickleError
 from servewright.fleet import Fleet
 from servewright.reporting import Check, Status
 from servewright.samples import Arrays, batchable, different, fitting, load_npz, made_up
@@ -164,8 +164,10 @@ def _parity(
     try:
         with reference_of(document) as reference:
             wanted = reference.predict(sample)
-    except InputError:
-        raise
+    except ModelFileError as error:
+        untrusted = isinstance(error, UntrustedPickleError)
+        yield Check("parity", Status.UNVERIFIABLE if untrusted else Status.FAIL, f"the original model: {error}")
+        return
     except ServewrightError as error:
         yield Check("parity", Status.UNVERIFIABLE, f"the original model cannot be run here: {error}")
         return

@@ -210,7 +210,8 @@ class ImageOptions(Part):
     size: Annotated[tuple[Positive, Positive] | None, AsTuple] = None
     mean: Annotated[tuple[float, ...], AsTuple] = ()
     std: Annotated[tuple[float, ...], AsTuple] = ()
-    mode: Literal["RGB", "L"] = "RGB"
+    mode: Literal["RGB", "L"] | None = None
+    resize: Literal["crop", "pad", "stretch"] = "crop"
 
 
 class TextOptions(Part):
@@ -229,6 +230,7 @@ class Handler(Part):
     script: bool = False
     labels: FilePath | None = None
     top_k: Positive = 5
+    softmax: bool = True
     image: ImageOptions | None = None
     text: TextOptions | None = None
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from servewright.demo.digits import Digits
@@ -39,13 +38,14 @@ def write_saved_model(model: Any, folder: Path) -> Path:
     """Write the folder ``saved_model``, with one signature for batches of any size."""
     target = folder / "saved_model"
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 1, 8, 8), tf.float32, name="image")])  # type: ignore[untyped-decorator]
-    def serve(image: Any) -> dict[str, Any]:
-        return {"scores": model(image, training=False)}
-
-    module = tf.Module()
-    module.model = model
-    tf.saved_model.save(module, str(target), signatures={"serving_default": serve})
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default",
+        lambda image: {"scores": model(image, training=False)},
+        input_signature=[keras.InputSpec(shape=(None, 1, 8, 8), dtype="float32", name="image")],
+    )
+    archive.write_out(str(target), verbose=False)
     return target
 
 

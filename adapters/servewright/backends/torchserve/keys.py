@@ -157,7 +157,7 @@ def _model(spec: ModelSpec) -> Iterator[Outcome]:
     else:
         yield _outcome(spec, key, Fate.APPLIED, "serializedFile", value=source.path)
     yield _outcome(spec, "handler.use", Fate.APPLIED, "handler")
-    for name in ("dtype", "compile", "script", "labels", "top_k"):
+    for name in ("dtype", "compile", "script", "labels", "top_k", "softmax", "image", "text"):
         if name in spec.handler.model_fields_set:
             yield _outcome(spec, f"handler.{name}", Fate.APPLIED, f"servewright.options.{name}")
     release = spec.target.get(NAME, DEFAULT_TARGET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[
     assert source is not None  # keys.explain refuses the spec otherwise
     own = spec.handler.use.endswith(".py")
     handler = document.resolve(spec.handler.use) if own else asset_dir("handlers") / texts.handler_file(spec)
-    # The vision and text handlers import the tensor handler, which is a file beside them.
-    extra: dict[str, Path | bytes] = {} if own else _files(asset_dir("handlers") / "servewright_tensor.py")
+    # The vision and text handlers import the tensor handler, which is a file beside them; handlers of users may too.
+    tensor = asset_dir("handlers") / "servewright_tensor.py"
+    extra: dict[str, Path | bytes] = {tensor.name: tensor} if not own or _imports(handler, tensor.stem) else {}
     for file in (*spec.files, spec.handler.labels, spec.handler.text.tokenizer if spec.handler.text else None):
         if file:
             extra |= _files(document.resolve(file))
@@ -47,6 +49,19 @@ def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[
         handler=handler,
         requirements=document.resolve(spec.requirements) if spec.requirements else None,
         code=document.resolve(source.code.partition(":")[0]) if source.code else None,
+    )
+
+
+def _imports(handler: Path, module: str) -> bool:
+    """Tell whether a handler's source imports ``module``; one that does not even parse imports nothing."""
+    try:
+        tree = ast.parse(handler.read_bytes())
+    except (SyntaxError, ValueError):
+        return False
+    return any(
+        module in [alias.name for alias in node.names] if isinstance(node, ast.Import) else node.module == module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
     )
 
 

@@ -142,8 +142,11 @@ def _handler_config(spec: ModelSpec) -> dict[str, Any]:
         chosen["threads"] = spec.threads.intra_op
     if handler.labels:
         chosen["labels"] = handler.labels.rpartition("/")[2]
-    if handler.use == "vision":
+    if not handler.softmax:
+        chosen["softmax"] = False
+    if handler.use in ("vision", "text"):
         chosen["top_k"] = handler.top_k
+    if handler.use == "vision":
         chosen["vision"] = handler.image.model_dump(mode="json", exclude_none=True) if handler.image else {}
     if handler.text:
         chosen["text"] = {

@@ -1,0 +1,87 @@
+"""Models for the tests against real servers: trained once, on real data, in every format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SIGNATURE = """signature:
+  inputs: [{name: image, dtype: float32, shape: [null, 1, 8, 8]}]
+  outputs: [{name: scores, dtype: float32, shape: [null, 10]}]
+"""
+SOURCES = {
+    "torchscript": "{path: torch/model.pt, format: torchscript}",
+    "state_dict": '{path: torch/weights.pt, format: state_dict, code: "torch/net.py:DigitsNet"}',
+    "exported_program": "{path: torch/model.pt2, format: exported_program}",
+    "onnx": "{path: torch/model.onnx, format: onnx}",
+    "saved_model": "{path: keras/saved_model, format: saved_model}",
+    "keras": "{path: keras/model.keras, format: keras}",
+}
+KERAS = ("saved_model", "keras")
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The digits network in every format, below one folder, with golden data for each framework."""
+
+    folder: Path
+
+    def spec(self, path: Path, *formats: str, extra: str = "") -> Path:
+        """Write a spec for ``formats`` to ``path``; the models are linked beside it."""
+        for name in ("torch", "keras"):
+            if not (path.parent / name).exists():
+                shutil.copytree(self.folder / name, path.parent / name, copy_function=os.link)
+        backends = {"tfserving" if each in KERAS else "torchserve": each for each in formats}
+        models = "".join(f"  {backend}: {SOURCES[each]}\n" for backend, each in backends.items())
+        home = "keras" if formats[0] in KERAS else "torch"
+        golden = (
+            ""
+            if "golden" in extra or len(formats) > 1
+            else f"golden: [{{inputs: {home}/golden/in.npz, outputs: {home}/golden/out.npz}}]\n"
+        )
+        path.write_text(f"servewright: 1\nname: digits\nversion: 3\nmodel:\n{models}{SIGNATURE}{golden}{extra}")
+        return path
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Train the network in torch and in Keras, and write it in every format."""
+    folder = tmp_path_factory.mktemp("models")
+    # In a process of its own: the frameworks' own warnings are not ours, and their memory is given back.
+    subprocess.run(
+        [sys.executable, "-m", "servewright.demo.formats", str(folder), "2"],
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
+    return Models(folder)
+
+
+@pytest.fixture
+def left_behind() -> Callable[[], list[str]]:
+    """Return what exists now and did not at the test's start: run folders, and servers."""
+    import tempfile
+
+    import psutil
+
+    def present() -> set[str]:
+        folders = {str(path) for path in Path(tempfile.gettempdir()).glob("servewright-*")}
+        processes = set()
+        for process in psutil.Process().children(recursive=True):
+            try:
+                command = " ".join(process.cmdline())
+            except psutil.Error:  # it ended meanwhile, or waits for its parent to hear so
+                continue
+            if "org.pytorch.serve" in command or "servewright.backends" in command:
+                processes.add(f"{process.pid} {command[:100]}")
+        return folders | processes
+
+    before = present()
+    return lambda: sorted(present() - before)
