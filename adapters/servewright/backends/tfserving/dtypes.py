@@ -67,6 +67,7 @@ _KINDS = (
     Kind(23, "uint64", np.dtype("<u8"), "uint64_val", 17, "varint"),
 )
 _BY_NUMBER = {kind.number: kind for kind in _KINDS}
+_BY_DTYPE = {kind.dtype: kind for kind in reversed(_KINDS)}  # uint16 is itself, not the bits of bfloat16
 _BY_NAME = {kind.name: kind for kind in _KINDS}
 STRING = 7
 
@@ -91,6 +92,11 @@ def dtype_name(number: int) -> str:
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the numpy dtype of arrays of the dtype ``name``; raise `TensorError` where arrays have no such dtype."""
     return np.dtype(object) if name == "string" else kind_named(name).dtype
+
+
+def kind_of(dtype: np.dtype[Any]) -> Kind:
+    """Return the kind of arrays of ``dtype``, in either byte order; raise `TensorError` where no tensor holds them."""
+    return _BY_DTYPE.get(dtype) or kind_named(dtype.name)
 
 
 def kind_named(name: str) -> Kind:

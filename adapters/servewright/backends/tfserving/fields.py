@@ -38,7 +38,10 @@ def scan(data: memoryview) -> Iterator[Found]:
     """
     at, size = 0, len(data)
     while at < size:
-        key, at = read_varint(data, at)
+        key = data[at]
+        at += 1
+        if key >= 0x80:
+            key, at = read_varint(data, at - 1)
         number, kind = key >> 3, key & 7
         start = at
         if kind == BYTES:
@@ -61,6 +64,8 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
     """Return the unsigned 64-bit varint at ``at`` and where the next byte is; raise `BrokenMessageError`."""
     result = shift = 0
     try:
+        if (byte := data[at]) < 0x80:
+            return byte, at + 1
         while (byte := data[at]) >= 0x80:
             result |= (byte & 0x7F) << shift
             shift += 7

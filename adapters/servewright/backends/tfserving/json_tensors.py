@@ -97,8 +97,9 @@ def decode_array(value: Any, dtype: str) -> Array:
         decoded[:] = [_bytes(item) for item in strings.reshape(-1).tolist()]
         return decoded.reshape(strings.shape)
     wanted = numpy_dtype(dtype)
-    # Whole numbers of 64 bits must not pass through a float; everything else is judged by what numpy makes of it.
-    array = np.array(value, wanted) if dtype == "uint64" else np.asarray(value)
+    array = np.asarray(value)
+    if dtype == "uint64" and array.dtype.kind == "f":  # what numpy makes of numbers on both sides of 2**63
+        array = np.array(value, wanted)
     if array.size and array.dtype.kind not in _FITTING.get(wanted.kind, "iuf"):
         raise TensorError(f"not {dtype}: {str(value)[:60]}")
     return array.astype(wanted, copy=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -40,3 +41,13 @@ class Target:
         if self.label is not None:
             spec.version_label = self.label
         return spec
+
+    def encoded(self) -> bytes:
+        """Return the bytes of the ``ModelSpec`` message."""
+        return _encoded(self)
+
+
+@lru_cache(256)
+def _encoded(target: Target) -> bytes:
+    data: bytes = target.message().SerializeToString()
+    return data

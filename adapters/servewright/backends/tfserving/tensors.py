@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from servewright.backends.tfserving import protos
-from servewright.backends.tfserving.dtypes import STRING, Kind, TensorError, kind_named, kind_numbered
+from servewright.backends.tfserving.dtypes import STRING, Kind, TensorError, kind_named, kind_numbered, kind_of
 from servewright.backends.tfserving.fields import (
     BYTES,
     VARINT,
@@ -46,8 +47,8 @@ def encode_tensor(array: ArrayLike, *, dtype: str = "", form: Form = "content") 
     return b"".join(tensor_parts(array, dtype=dtype, form=form))
 
 
-def tensor_parts(array: ArrayLike, *, dtype: str = "", form: Form = "content") -> list[Buffer]:
-    """Return the pieces whose concatenation is the ``TensorProto`` of ``array``; its data is not copied.
+def tensor_parts(array: ArrayLike, *, dtype: str = "", form: Form = "content") -> tuple[bytes, Buffer]:
+    """Return two pieces whose concatenation is the ``TensorProto`` of ``array``; the second may be its own memory.
 
     ``dtype`` says what the array is where its own dtype does not, as for bfloat16 held in uint16. ``form`` is
     ``content`` for ``tensor_content`` and ``values`` for the ``*_val`` field of the dtype; strings have one form.
@@ -55,50 +56,47 @@ def tensor_parts(array: ArrayLike, *, dtype: str = "", form: Form = "content") -
     """
     array = np.asarray(array)
     if dtype == "string" or (not dtype and array.dtype.kind in "OSUT"):
-        return [_head(STRING, array.shape), _encode_strings(array)]
+        return _head(STRING, array.shape), _encode_strings(array)
     kind = _kind_of(array, dtype)
     array = np.asarray(array, dtype=kind.dtype, order="C")
-    if not array.size:
-        return [_head(kind.number, array.shape)]
     if form == "content":
-        payload: Buffer = _bytes_view(array)
-        number = _CONTENT
-    else:
-        payload, number = _pack(array, kind), kind.field_number
-    return [_head(kind.number, array.shape) + head(number, len(payload)), payload]
+        payload: Buffer = array.reshape(-1).view(np.uint8).data if array.size else b""
+        return _head(kind.number, array.shape, _CONTENT, len(payload)), payload
+    payload = _pack(array, kind)
+    return _head(kind.number, array.shape, kind.field_number, len(payload)), payload
 
 
 def _kind_of(array: Array, dtype: str) -> Kind:
-    kind = kind_named(dtype or array.dtype.name)
-    if not dtype or array.dtype.newbyteorder("<") == kind.dtype:
+    if not dtype:
+        return kind_of(array.dtype)
+    kind = kind_named(dtype)
+    if array.dtype.newbyteorder("<") == kind.dtype:
         return kind
     if dtype == "bfloat16" and array.dtype == np.uint16:
         return replace(kind, dtype=np.dtype("<u2"))
     raise TensorError(f"an array of {array.dtype.name} is no tensor of {dtype}; convert it first")
 
 
-def _head(number: int, shape: tuple[int, ...]) -> bytes:
-    """Return the fields ``dtype`` and ``tensor_shape``."""
+@lru_cache(256)
+def _head(number: int, shape: tuple[int, ...], field: int = 0, size: int = 0) -> bytes:
+    """Return the fields ``dtype`` and ``tensor_shape``, and what stands before ``size`` bytes of ``field``, if any."""
     dims = b""
-    for size in shape:
-        dim = key(1, VARINT) + varint(size) if size else b""
+    for length in shape:
+        dim = key(1, VARINT) + varint(length) if length else b""
         dims += head(2, len(dim)) + dim
-    return key(_DTYPE, VARINT) + varint(number) + head(_SHAPE, len(dims)) + dims
+    start = key(_DTYPE, VARINT) + varint(number) + head(_SHAPE, len(dims)) + dims
+    return start + head(field, size) if size else start
 
 
-def _bytes_view(array: Array) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
-
-
-def _pack(array: Array, kind: Kind) -> Buffer:
+def _pack(array: Array, kind: Kind) -> bytes:
     flat = array.reshape(-1)
-    if kind.packed == "fixed" or kind.packed == "bool":
-        return _bytes_view(array)
+    if kind.packed in ("fixed", "bool"):
+        return flat.tobytes()
     if kind.packed == "bits":
         return pack_varints(flat.view(np.uint16).astype(np.uint64))
     # A negative number is written as the 64-bit number of the same value.
-    wide = flat.astype(np.int64) if flat.dtype.kind == "i" else flat
-    return pack_varints(wide.view(np.uint64) if wide.dtype == np.int64 else wide.astype(np.uint64))
+    wide = flat.astype(np.int64).view(np.uint64) if flat.dtype.kind == "i" else flat.astype(np.uint64)
+    return pack_varints(wide)
 
 
 def _encode_strings(array: Array) -> bytes:
@@ -120,15 +118,16 @@ def decode_tensor(data: Buffer) -> Array:
     """Return the array that the bytes of a ``TensorProto`` hold.
 
     Numbers of ``tensor_content``, and of ``float_val`` and its like, are a read-only view of ``data``. As in
-    TensorFlow no values at all are zeros, and the last value stands for all that are missing. Raises
-    `BrokenMessageError` for bytes that are no ``TensorProto`` and `TensorError` for one that contradicts itself.
+    TensorFlow no values at all are zeros, the last value stands for all that are missing, and what is too much is
+    cut. Raises `BrokenMessageError` for bytes that are no ``TensorProto`` and `TensorError` for one that contradicts
+    itself.
     """
     data = memoryview(data)
     if (fields := _plain_fields(data)) is None:
         return _decode_with_protobuf(data)
     number, payloads = fields
     nothing = memoryview(b"")
-    shape = _shape(payloads.get(_SHAPE, nothing))
+    shape = _shape(bytes(payloads.get(_SHAPE, nothing)))
     content = payloads.get(_CONTENT, nothing)
     if number == STRING:
         return _strings([], content, shape)
@@ -162,7 +161,7 @@ def _decode_with_protobuf(data: memoryview) -> Array:
         proto = protos.TensorProto.FromString(bytes(data))
     except DecodeError as error:
         raise BrokenMessageError(f"no TensorProto: {error}") from error
-    shape = _shape(memoryview(proto.tensor_shape.SerializeToString()))
+    shape = _shape(proto.tensor_shape.SerializeToString())
     content = memoryview(proto.tensor_content)
     if proto.dtype == STRING:
         return _strings(proto.string_val, content, shape)
@@ -177,7 +176,9 @@ def _decode_with_protobuf(data: memoryview) -> Array:
     return _fill(_narrow(np.array(values, np.uint64 if unsigned else np.int64).view(np.uint64), kind), kind, shape)
 
 
-def _shape(data: memoryview) -> tuple[int, ...]:
+@lru_cache(256)
+def _shape(encoded: bytes) -> tuple[int, ...]:
+    data = memoryview(encoded)
     dims: list[int] = []
     for number, wire_type, start, end in scan(data):
         if number == 2 and wire_type == BYTES:
@@ -188,9 +189,7 @@ def _shape(data: memoryview) -> tuple[int, ...]:
             if size >= 1 << 63:
                 raise TensorError(f"dimension {len(dims)} of the shape is {size - (1 << 64)}, not known")
             dims.append(size)
-        elif number == 3 and wire_type == VARINT and data[start]:
-            raise TensorError("the rank of the shape is not known")
-    return tuple(dims)
+    return tuple(dims)  # of an unknown rank too: the server takes that for a scalar
 
 
 def _from_content(content: memoryview, kind: Kind, shape: tuple[int, ...]) -> Array:
@@ -230,7 +229,7 @@ def _fill(values: Array, kind: Kind, shape: tuple[int, ...]) -> Array:
     if values.size == count:
         return _shaped(values, shape)
     if values.size > count:
-        raise TensorError(f"{kind.field} has {values.size} values; shape {list(shape)} has {count}")
+        return _shaped(values[:count], shape)
     if count * kind.dtype.itemsize > _LARGEST:
         raise TensorError(f"{values.size} values stand for {count} of {kind.name}: more than 2 GiB")
     if not values.size:
@@ -252,8 +251,7 @@ def _strings(values: Any, content: memoryview, shape: tuple[int, ...]) -> Array:
     count = math.prod(shape)
     if content:
         values = _split_strings(content, count)
-    if len(values) > count:
-        raise TensorError(f"string_val has {len(values)} values; shape {list(shape)} has {count}")
+    values = values[:count]
     if count * 8 > _LARGEST:
         raise TensorError(f"shape {list(shape)} has {count} strings: too many")
     whole = np.full(count, values[-1] if values else b"", object)
