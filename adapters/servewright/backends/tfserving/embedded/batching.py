@@ -136,9 +136,7 @@ class BatchedSession:
         deadlines = [task.deadline_us for task in tasks]
         alive = [due for due in deadlines if due is None or due > now]
         if not alive:
-            error = StatusError(
-                Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
-            )
+            error = StatusError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
             self._fail(tasks, error)
             return
         latest = None if None in alive else max(due for due in alive if due is not None)
@@ -210,7 +208,9 @@ def _concatenated(parts: Sequence[Tensor]) -> Tensor:
     if any(part.shape[1:] != parts[0].shape[1:] for part in parts):
         raise StatusError(Code.INTERNAL, "Tensor concat operation failed: pieces of a request differ in shape")
     rows = sum(part.shape[0] for part in parts)
-    data = [value for part in parts for value in part.data] if isinstance(parts[0].data, list) else b"".join(
-        [part.data for part in parts]
+    data = (
+        [value for part in parts for value in part.data]
+        if isinstance(parts[0].data, list)
+        else b"".join([part.data for part in parts])
     )
     return Tensor(parts[0].dtype, (rows, *parts[0].shape[1:]), data)

@@ -99,8 +99,7 @@ def check_transition(old: Any, new: Any) -> None:
         return
     if not before == after == "model_config_list":
         raise failed_precondition(
-            "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
-            "another."
+            "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to another."
         )
     platforms = {model.name: platform_of(model) for model in old.model_config_list.config}
     for model in new.model_config_list.config:

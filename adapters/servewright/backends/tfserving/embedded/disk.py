@@ -97,16 +97,12 @@ def wanted_versions(model: Watched) -> dict[int, str]:
 def _check_base_path(model: Watched) -> None:
     scheme = _SCHEME.match(model.base_path)
     if scheme and scheme[1] != "file":
-        reason = (
-            f"UNIMPLEMENTED: File system scheme '{scheme[1]}' not implemented (file: '{model.base_path}')"
-        )
+        reason = f"UNIMPLEMENTED: File system scheme '{scheme[1]}' not implemented (file: '{model.base_path}')"
     elif not os.path.exists(model.base_path):  # noqa: PTH110
         reason = f"NOT_FOUND: {model.base_path} not found"
     else:
         return
-    raise invalid_argument(
-        f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
-    )
+    raise invalid_argument(f"Could not find base path {model.base_path} for servable {model.name} with error {reason}")
 
 
 def _versions_on_disk(model: Watched) -> Mapping[int, str]:

@@ -19,6 +19,7 @@ _REQUEST_LINE = re.compile(rb"([^ ]+) ([^ ]+) HTTP/(\d{1,3})\.(\d{1,3})")
 _HEADER_NAME = re.compile(rb"[!-9;-~]+")
 _PATH = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _QUERY = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;.*)?")
 _REASONS: Final = {499: "Client Closed Request"}
 HTML: Final = "text/html; charset=ISO-8859-1"
@@ -70,20 +71,16 @@ def reason_of(status: int) -> str:
 def path_of(target: str) -> str | None:
     """Return path, query and fragment of a request's target, or ``None`` where it is no valid URI."""
     rest = target
-    if not rest.startswith("/"):
-        scheme, sign, rest = target.partition("://")
-        if not sign or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.\-]*", scheme):
-            return None
-        slash = rest.find("/")
-        rest = rest[slash:] if slash >= 0 else "/"
-    elif rest.startswith("//"):  # an authority, and then the path
-        slash = rest.find("/", 2)
-        rest = rest[slash:] if slash >= 0 else "/"
+    if scheme := _SCHEME.match(rest):
+        rest = rest[scheme.end() :]
+    if rest.startswith("//"):  # an authority, and then the path
+        found = re.search(r"[/?#]", rest[2:])
+        rest = rest[2 + found.start() :] if found else ""
     path, _, fragment = rest.partition("#")
     path, _, query = path.partition("?")
     if not (_PATH.fullmatch(path) and _QUERY.fullmatch(query) and _QUERY.fullmatch(fragment)):
         return None
-    return rest
+    return rest or "/"
 
 
 class _BadRequestError(Exception):
@@ -177,7 +174,7 @@ class Connection(asyncio.Protocol):
         del self._buffer[: end + len(mark)]
         return piece
 
-    def _requests(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _requests(self):  # type: ignore[no-untyped-def]
         """Parse requests: yields a number of bytes or an end mark that it waits for, and is sent what was found."""
         while True:
             line = yield b"\n"
@@ -201,7 +198,7 @@ class Connection(asyncio.Protocol):
             keep = "close" not in connection and (version >= (1, 1) or "keep-alive" in connection)
             self._task = asyncio.ensure_future(self._answer(Request(method, path, headers, body), keep=keep))
 
-    def _headers(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _headers(self):  # type: ignore[no-untyped-def]
         headers: dict[str, str] = {}
         size, last = 0, ""
         while True:
@@ -222,7 +219,7 @@ class Connection(asyncio.Protocol):
             last = name.decode("latin-1").lower()
             headers.setdefault(last, value.strip().decode("latin-1"))
 
-    def _body(self, headers: dict[str, str]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _body(self, headers: dict[str, str]):  # type: ignore[no-untyped-def]
         chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         length_text = headers.get("content-length")
         if not chunked and length_text is None:

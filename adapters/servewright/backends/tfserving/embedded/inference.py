@@ -162,7 +162,9 @@ def serialized_examples(request_input: Any) -> Tensor:
     if kind == "example_list_with_context":
         context = listed.context.SerializeToString()
     data = memoryview(listed.SerializeToString())
-    values = [context + bytes(data[start:end]) for number, wire, start, end in scan(data) if (number, wire) == (1, BYTES)]
+    values = [
+        context + bytes(data[start:end]) for number, wire, start, end in scan(data) if (number, wire) == (1, BYTES)
+    ]
     return Tensor(STRING, (len(values),), values)
 
 
@@ -204,8 +206,7 @@ def _classes(tensors: Mapping[str, Tensor], examples: int) -> Any:
     classes, scores = tensors.get(_CLASSES), tensors.get(_SCORES)
     if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
         raise invalid_argument(
-            "Tensors class and score should match in dim_size(1). Got "
-            f"{classes.shape[1]} vs. {scores.shape[1]}"
+            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
     width = next(iter(tensors.values())).shape[1]
     labels = [value.decode("utf-8", "replace") for value in classes.data] if classes is not None else []
@@ -238,5 +239,3 @@ def _regressions(tensor: Tensor, examples: int) -> Any:
 
 def _listed(shape: tuple[int, ...]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
-
-

@@ -22,6 +22,8 @@ _MOST_DIGITS = (1 << 53) - 1
 LONG_NUMBER = re.compile(rb"[0-9.eE+-]{16}|[eE]")
 """What a number with more digits than any double is sure of looks like, or one with an exponent."""
 
+_HUGE = re.compile(rb"[eE]\+?0*[1-9][0-9]{2}")  # an exponent that may be too large, even where the number is 0
+
 
 class JsonError(Exception):
     """A document that is no JSON; ``offset`` counts bytes."""
@@ -39,7 +41,7 @@ def parse(body: bytes, *, precise: bool = False) -> Any:
     """
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
-    if not (precise and LONG_NUMBER.search(body)):
+    if not (precise and LONG_NUMBER.search(body)) and not _HUGE.search(body):
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:

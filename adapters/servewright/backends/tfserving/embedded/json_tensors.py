@@ -58,7 +58,7 @@ def predict_body(body: bytes, inputs_of: Callable[[str], Mapping[str, int]]) -> 
         instances = document["instances"]
         if "inputs" in document:
             raise format_error(
-                document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
+                document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
             )
         if not isinstance(instances, list):
             raise format_error(document, "Expecting 'instances' to be an list/array")
@@ -316,9 +316,7 @@ def _element(value: Any, dtype: int) -> Any:
     elif dtype == _BOOL:
         fits = isinstance(value, bool)
     else:
-        raise StatusError(
-            Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {type_name(dtype)}"
-        )
+        raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {type_name(dtype)}")
     if not fits:
         raise _type_error(value, dtype)
     return value

@@ -213,8 +213,10 @@ def shortest(value: float) -> str:
     mantissa, _, exponent = f"{abs(value)!r}".partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction.removesuffix("0" if fraction == "0" else "")).lstrip("0")
-    point = len(whole) + int(exponent or 0) if whole != "0" else int(exponent or 0) - (
-        len(fraction) - len(fraction.lstrip("0"))
+    point = (
+        len(whole) + int(exponent or 0)
+        if whole != "0"
+        else int(exponent or 0) - (len(fraction) - len(fraction.lstrip("0")))
     )
     digits = digits.rstrip("0")
     if not digits:

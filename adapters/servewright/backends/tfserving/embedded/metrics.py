@@ -104,9 +104,7 @@ class Metrics:
         self.requests = Counter(serving + "request_count", ("model_name", "status"))
         self.example_count = Counter(serving + "request_example_count_total", ("model",))
         self.example_counts = Histogram(serving + "request_example_counts", EXAMPLES, ("model",))
-        self.request_latency = Histogram(
-            serving + "request_latency", LATENCY_US, ("model_name", "API", "entrypoint")
-        )
+        self.request_latency = Histogram(serving + "request_latency", LATENCY_US, ("model_name", "API", "entrypoint"))
         self.log_count = Counter(serving + "request_log_count", ("model_name", "status_code"))
         self.runtime_latency = Histogram(serving + "runtime_latency", LATENCY_US, ("model_name", "API", "runtime"))
         self.stand_in = Gauge(":servewright:stand_in")

@@ -68,5 +68,3 @@ async def reload_config(models: Models, metrics: Metrics, request: Any) -> Any:
     for name in before:
         response.metric.add(name=name, int64_value_increase=metrics.value(name) - before[name])
     return response
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +79,11 @@ class Models:
         best: Servable | None = None
         for slot in self._slots.get(name, {}).values():
             servable = slot.servable
-            if servable is not None and slot.state is State.AVAILABLE and (best is None or servable.version > best.version):
+            if (
+                servable is not None
+                and slot.state is State.AVAILABLE
+                and (best is None or servable.version > best.version)
+            ):
                 best = servable
         if best is None:
             raise not_found(f"Servable not found for request: Latest({name})")
@@ -149,9 +153,7 @@ class Models:
         self._watched = []
         for model in config.model_config_list.config:
             log("I", "server_core.cc", f" (Re-)adding model: {model.name}")
-            self._watched.append(
-                Watched(name=model.name, base_path=model.base_path, policy=model.model_version_policy)
-            )
+            self._watched.append(Watched(name=model.name, base_path=model.base_path, policy=model.model_version_policy))
         now = {watched.name for watched in self._watched}
         for name in before - now:
             self._aspire(name, {})
@@ -159,7 +161,8 @@ class Models:
         try:
             await asyncio.sleep(0)  # the wait begins before the first version changes
             if self.options.poll_s >= 0:
-                await self.poll()
+                # What changes for the other models shows at the next look at the disk, as on the real server.
+                await self.poll(only=None if self.options.poll_s == 0 else now - before)
             if first and self.options.poll_s > 0:
                 self._poll_task = asyncio.create_task(self._poll_for_ever())
             found = await waiting
@@ -170,12 +173,18 @@ class Models:
 
     # Watching the disk
 
-    async def poll(self) -> None:
-        """Look once which versions are on disk, and start to load and unload what has changed."""
+    async def poll(self, only: Set[str] | None = None) -> None:
+        """Look once which versions are on disk, and start to load and unload what has changed.
+
+        ``only`` names the models to look at; all of them unless told otherwise.
+        """
         async with self._polling:
             watched = self._watched
+            looked_at = [model for model in watched if only is None or model.name in only]
             try:
-                found = await self._disk_workers.run(lambda: {model.name: wanted_versions(model) for model in watched})
+                found = await self._disk_workers.run(
+                    lambda: {model.name: wanted_versions(model) for model in looked_at}
+                )
             except StatusError as error:
                 log(
                     "E",

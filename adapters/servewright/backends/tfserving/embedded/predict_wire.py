@@ -107,7 +107,7 @@ def write_tensor(tensor: Tensor) -> bytes:
     start = _tensor_head(tensor.dtype, tensor.shape)
     if not tensor.data:
         return start
-    if tensor.dtype not in WIDTHS or 11 <= tensor.dtype <= 16 and tensor.dtype != 14:
+    if tensor.dtype not in WIDTHS or (11 <= tensor.dtype <= 16 and tensor.dtype != 14):
         return start + head(4, len(tensor.data)) + tensor.data  # quantized types have no field of their own
     kind = kind_numbered(tensor.dtype)
     if tensor.dtype in _FIXED:
@@ -153,5 +153,3 @@ def _tensor_head(dtype: int, shape: tuple[int, ...]) -> bytes:
         dim = key(1, VARINT) + varint(size) if size else b""
         dims += head(2, len(dim)) + dim
     return key(1, VARINT) + varint(dtype) + head(2, len(dims)) + dims
-
-

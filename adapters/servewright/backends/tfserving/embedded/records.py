@@ -19,21 +19,18 @@ class RecordError(Exception):
 def records(data: bytes) -> Iterator[bytes]:
     """Yield the records of a TFRecord file; raise `RecordError` in TensorFlow's words."""
     at = 0
-    while at < len(data):
-        header = data[at : at + _HEADER]
-        if len(header) < _HEADER:
-            raise RecordError(f"truncated record at {at}")
-        length, check = struct.unpack("<QI", header)
-        if masked_crc32c(header[:8]) != check:
-            raise RecordError(f"corrupted record at {at}")
-        body = data[at + _HEADER : at + _HEADER + length]
-        footer = data[at + _HEADER + length : at + _HEADER + length + _FOOTER]
-        if len(body) < length or len(footer) < _FOOTER:
-            raise RecordError(f"truncated record at {at}")
-        if masked_crc32c(body) != struct.unpack("<I", footer)[0]:
-            raise RecordError(f"corrupted record at {at}")
+    while len(data) - at >= _HEADER:  # a shorter rest counts as the end
+        length, check = struct.unpack_from("<QI", data, at)
+        if masked_crc32c(data[at : at + 8]) != check:
+            raise RecordError(f"corrupted record at {at}" + ("" if at else " (Is this even a TFRecord file?)"))
+        start = at + _HEADER
+        if start + length + _FOOTER > len(data):
+            raise RecordError(f"truncated record at {at}' failed with Read less bytes than requested")
+        body = data[start : start + length]
+        if masked_crc32c(body) != struct.unpack_from("<I", data, start + length)[0]:
+            raise RecordError(f"corrupted record at {start}")
         yield body
-        at += _HEADER + length + _FOOTER
+        at = start + length + _FOOTER
 
 
 def masked_crc32c(data: bytes) -> int:

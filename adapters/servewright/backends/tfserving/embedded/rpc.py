@@ -155,7 +155,9 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _metadata(self, request: Any, deadline_us: int | None) -> bytes:  # noqa: ARG002
         if not request.HasField("model_spec"):
             raise invalid_argument("Missing ModelSpec")
-        data: bytes = model_metadata(self._models, request.model_spec, tuple(request.metadata_field)).SerializeToString()
+        data: bytes = model_metadata(
+            self._models, request.model_spec, tuple(request.metadata_field)
+        ).SerializeToString()
         return data
 
     async def _status(self, request: Any, deadline_us: int | None) -> bytes:  # noqa: ARG002

@@ -9,7 +9,6 @@ from typing import Any
 
 from servewright.backends.tfserving.embedded.capi import (
     STRING_WIDTH,
-    Buffer,
     Output,
     Status,
     free_strings,
@@ -79,8 +78,9 @@ class Session:
         if not operation or number >= library().OperationNumOutputs(operation):
             raise StatusError(
                 Code.NOT_FOUND if kind == "fetch" else Code.INVALID_ARGUMENT,
-                f"FetchOutputs {name}: not found" if kind == "fetch" else f"Tensor {name}, specified in either "
-                f"feed_devices or fetch_devices was not found in the Graph",
+                f"FetchOutputs {name}: not found"
+                if kind == "fetch"
+                else f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph",
             )
         return Output(operation, number)
 

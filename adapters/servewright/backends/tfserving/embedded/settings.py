@@ -29,7 +29,9 @@ class Settings:
 def read_settings(flags: ServerFlags) -> Settings:
     """Return the settings, or raise `StatusError` for the first thing that is wrong, in the real server's order."""
     if flags.port == 0 and not flags.grpc_socket_path:
-        raise invalid_argument("At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.")
+        raise invalid_argument(
+            "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
+        )
     if flags.use_alts_credentials and flags.ssl_config_file:
         raise invalid_argument("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     if not flags.model_base_path and not flags.model_config_file:
@@ -96,7 +98,9 @@ def _from_platforms(flags: ServerFlags) -> tuple[LoadOptions, frozenset[str]]:
         return LoadOptions(), frozenset(platforms)
     source = platforms[_TENSORFLOW].source_adapter_config
     if source.type_url != _ADAPTER:
-        raise invalid_argument(f"{flags.platform_config_file}: no source adapter for {source.type_url or 'an empty type'}")
+        raise invalid_argument(
+            f"{flags.platform_config_file}: no source adapter for {source.type_url or 'an empty type'}"
+        )
     adapter = protos.SavedModelBundleSourceAdapterConfig.FromString(source.value)
     bundle = adapter.legacy_config
     iterations = bundle.model_warmup_options.num_request_iterations
@@ -119,5 +123,3 @@ def batch_threads(parameters: Any) -> int:
     if threads < 1:
         raise invalid_argument(f"num_batch_threads must be positive; was {threads}")
     return threads
-
-

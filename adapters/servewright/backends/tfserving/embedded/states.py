@@ -74,9 +74,7 @@ class States:
             self._fresh.remove(seen)
 
 
-def _first_settled(
-    name: str, seen: Mapping[tuple[str, int], VersionState]
-) -> tuple[int, VersionState] | None:
+def _first_settled(name: str, seen: Mapping[tuple[str, int], VersionState]) -> tuple[int, VersionState] | None:
     versions = sorted((version for model, version in seen if model == name), reverse=True)
     for version in versions:
         entry = seen[name, version]

@@ -15,9 +15,9 @@ from servewright.backends.tfserving.embedded.inference import classify, multi_in
 from servewright.backends.tfserving.embedded.log import log
 from servewright.backends.tfserving.embedded.metrics import Metrics
 from servewright.backends.tfserving.embedded.predict import predict, predict_signature
+from servewright.backends.tfserving.embedded.records import RecordError, records
 from servewright.backends.tfserving.embedded.servable import Servable
 from servewright.backends.tfserving.embedded.status import Code, StatusError, invalid_argument
-from servewright.backends.tfserving.embedded.records import RecordError, records
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 _MOST_RECORDS = 1000
@@ -49,9 +49,7 @@ async def warm_up(servable: Servable, metrics: Metrics, *, iterations: int = 1) 
     spent = (time.monotonic_ns() - started) // 1000
     metrics.warmup_latency.add(spent, servable.path, str(error) if error else "OK")
     if error:
-        raise StatusError(
-            error.code, f"{error.message}. Please verify your warmup data is in TFRecord format."
-        )
+        raise StatusError(error.code, f"{error.message}. Please verify your warmup data is in TFRecord format.")
     log(
         "I",
         _PLACE,
@@ -64,8 +62,16 @@ def _parsed(record: bytes, path: str) -> Any:
     try:
         return protos.PredictionLog.FromString(record)
     except DecodeError as error:
-        shown = record.decode("utf-8", "backslashreplace")
+        shown = _readable(record)
         raise invalid_argument(f"Failed to parse warmup record: {shown} from {path}") from error
+
+
+def _readable(data: bytes) -> str:
+    """Return bytes as text; what is no UTF-8 is taken for Latin-1, as gRPC's clients do with such a message."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 async def _run(servable: Servable, entry: Any, metrics: Metrics) -> None:
