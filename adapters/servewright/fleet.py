@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from servewright import specfile, yamltext
-from servewright.errors import Problem, SpecError
-from servewright.spec import FilePath, ModelName, Part, ServerSettings
-from servewright.specfile import Document
+from servewright.errors import InputError, Problem, SpecError
+from servewright.fields import AsTuple, ModelName, Part
+from servewright.spec import ServerSettings
+from servewright.specfile import Document, problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class Fleet:
 
     name: str
     models: tuple[Document, ...]
-    server: ServerSettings = ServerSettings()
+    server: ServerSettings = field(default_factory=ServerSettings)
 
     @property
     def digest(self) -> str:
@@ -32,10 +33,10 @@ class Fleet:
 
 
 class _FleetFile(Part):
-    servewright: int = Field(ge=1, le=1)
+    servewright: Literal[1]
     fleet: ModelName
     server: ServerSettings = ServerSettings()
-    models: tuple[FilePath | dict[str, Any], ...] = Field(min_length=1)
+    models: Annotated[tuple[Any, ...], AsTuple, Field(min_length=1)]
 
 
 def load(path: Path, *, backends: Collection[str]) -> Fleet:
@@ -43,46 +44,48 @@ def load(path: Path, *, backends: Collection[str]) -> Fleet:
     content = specfile.read_bytes(path)
     tree = yamltext.parse(content, file=str(path))
     if not (isinstance(tree.value, dict) and "fleet" in tree.value):
-        document = specfile.parse(content, folder=path.absolute().parent, file=str(path), backends=backends)
+        document = specfile.from_mapping(
+            tree.value, folder=path.absolute().parent, file=str(path), tree=tree, backends=backends
+        )
         return Fleet(name=document.spec.name, models=(document,))
-    values = dict(tree.value)
-    if isinstance(values.get("models"), list):
-        values["models"] = tuple(values["models"])
-    try:
-        head = _FleetFile.model_validate(values)
-    except ValidationError as error:
-        raise SpecError(
-            [_problem(path, tree, at, reason, remedy) for at, reason, remedy in specfile.described(error, _FleetFile)]
-        ) from error
-    documents: list[Document] = []
     problems: list[Problem] = []
-    for index, entry in enumerate(head.models):
+    try:
+        head = _FleetFile.model_validate(tree.value)
+    except ValidationError as error:
+        problems += [problem(str(path), tree, *found) for found in specfile.described(error, _FleetFile)]
+    entries = tree.value.get("models")
+    documents: dict[int, Document] = {}
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         try:
-            if isinstance(entry, str):
-                documents.append(specfile.load(path.parent / entry, backends=backends))
-            else:
-                documents.append(
-                    specfile.from_mapping(
-                        {"servewright": 1} | entry,
-                        folder=path.absolute().parent, file=str(path), tree=tree, backends=backends,
-                        at=("models", index),
-                    )
-                )  # fmt: skip
+            documents[index] = _document(entry, index, path, tree, backends)
         except SpecError as error:
             problems += error.problems
-    names = [document.spec.name for document in documents]
-    problems += [
-        _problem(path, tree, ("models", index), f"{name!r} is listed twice", "give every model a name of its own")
-        for index, name in enumerate(names)
-        if name in names[:index]
-    ]
+    problems += _repeated(documents, path, tree)
     if problems:
         raise SpecError(problems)
-    return Fleet(name=head.fleet, models=tuple(documents), server=head.server)
+    return Fleet(name=head.fleet, models=tuple(documents.values()), server=head.server)
 
 
-def _problem(path: Path, tree: yamltext.Tree, at: yamltext.Path_, reason: str, remedy: str) -> Problem:
-    place = tree.place(at)
-    return Problem(
-        reason=reason, remedy=remedy, path=yamltext.dotted(at), file=str(path), line=place.line, column=place.column
-    )
+def _document(entry: object, index: int, path: Path, tree: yamltext.Tree, backends: Collection[str]) -> Document:
+    at: yamltext.Path_ = ("models", index)
+    if isinstance(entry, dict):
+        values = {"servewright": 1} | entry
+        folder = path.absolute().parent
+        return specfile.from_mapping(values, folder=folder, file=str(path), tree=tree, backends=backends, at=at)
+    if not isinstance(entry, str):
+        raise SpecError([problem(str(path), tree, at, f"{entry!r} is no model", "write a spec, or name its file")])
+    try:
+        return specfile.load(path.parent / entry, backends=backends)
+    except SpecError:
+        raise
+    except InputError as error:
+        raise SpecError([problem(str(path), tree, at, str(error), "")]) from error
+
+
+def _repeated(documents: dict[int, Document], path: Path, tree: yamltext.Tree) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, document in documents.items():
+        if (name := document.spec.name) in seen:
+            reason, remedy = f"the model {name!r} is listed twice", "give every model a name of its own"
+            yield problem(str(path), tree, ("models", index), reason, remedy)
+        seen.add(name)

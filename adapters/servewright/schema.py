@@ -22,5 +22,14 @@ def spec_schema(backends: Mapping[str, Backend]) -> dict[str, Any]:
             known = schema["$defs"].setdefault(key, definition)
             assert known == definition, f"two definitions of {key}"
         properties[name] = own | {"description": f"settings of {backend.title} alone"}
+    for key in ("model", "target"):
+        _only(properties[key], sorted(backends))
     schema["required"] = sorted({*schema["required"], "servewright"})
-    return {"$schema": DIALECT, "title": "servewright spec, version 1"} | schema
+    return {"$schema": DIALECT} | schema | {"title": "servewright spec, version 1"}
+
+
+def _only(schema: dict[str, Any], names: list[str]) -> None:
+    """Let mappings that hold a value for each backend have no other keys."""
+    for branch in (schema, *schema.get("oneOf", ())):
+        if "additionalProperties" in branch:
+            branch["propertyNames"] = {"enum": names}

@@ -7,150 +7,73 @@ where a key holds one value per backend, the names come with the text, and the r
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    PlainSerializer,
-    StringConstraints,
     Tag,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from servewright import units
+from servewright.complaints import (
+    ALL,
+    EACH,
+    LATEST,
+    ONE,
+    SPECIFIC,
+    choose,
+    complaint,
+    refusing,
+    refusing_before,
+    shown,
+)
+from servewright.fields import (
+    AsTuple,
+    FilePath,
+    LabelName,
+    ModelName,
+    Part,
+    Positive,
+    Release,
+    Version,
+    VersionNumber,
+    formed,
+    path_inside,
+)
+from servewright.quantities import Duration, Rate, Share, Size
 
-DTYPES = (
+Dtype = Literal[
     "float32", "float64", "float16", "bfloat16",
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "bool", "string", "complex64", "complex128",
-)  # fmt: skip
-FORMATS = ("saved_model", "keras", "torchscript", "state_dict", "exported_program", "onnx")
+]  # fmt: skip
+Format = Literal["saved_model", "keras", "torchscript", "state_dict", "exported_program", "onnx"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+FORMATS: tuple[str, ...] = get_args(Format)
 HANDLERS = ("tensor", "vision", "text")
 
 
-class Part(BaseModel):
-    """A piece of a spec: frozen, and no key is ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _error(reason: str, remedy: str = "") -> PydanticCustomError:
-    return PydanticCustomError("servewright", "{reason}", {"reason": reason, "remedy": remedy})
-
-
-def _with_unit(parse: Callable[[str], Any], example: str) -> BeforeValidator:
-    def read(value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise _error(f"{value!r} is not a quantity", f"write it with its unit: {example}")
-        try:
-            return parse(str(value))
-        except units.UnitError as error:
-            raise _error(error.reason, error.remedy) from error
-
-    return BeforeValidator(read)
-
-
-def _quantity(pattern: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
-
-
-Duration = Annotated[
-    int,
-    _with_unit(units.parse_duration_us, "5ms, 250us, 30s"),
-    PlainSerializer(units.format_duration, return_type=str),
-    _quantity(r"^\s*\d+(\.\d+)?\s*(us|µs|ms|s|m|min|h)\s*$", "5ms"),
-]
-Size = Annotated[
-    int,
-    _with_unit(units.parse_size_bytes, "64MiB, 2GiB"),
-    PlainSerializer(units.format_size, return_type=str),
-    _quantity(r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B?\s*$", "2GiB"),
-]
-Rate = Annotated[
-    float,
-    _with_unit(units.parse_rate_per_s, "200/s"),
-    PlainSerializer(lambda rate: f"{rate:g}/s", return_type=str),
-    _quantity(r"^\s*\d+(\.\d+)?\s*[kM]?\s*/\s*(s|m|min|h)\s*$", "200/s"),
-]
-
-
-def _share(value: object) -> object:
-    text = str(value).strip()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
-    if not match or float(match[1]) > 100:
-        raise _error(f"{text!r} is not a share", "write a percentage: 0.1%")
-    return float(match[1]) / 100
-
-
-Share = Annotated[
-    float,
-    BeforeValidator(_share),
-    PlainSerializer(lambda share: f"{share * 100:g}%", return_type=str),
-    _quantity(r"^\d+(\.\d+)?\s*%$", "0.1%"),
-]
-
-
-def _path_inside(text: str) -> str:
-    """Refuse a relative path that leaves the spec's folder; an absolute path says openly where it leads."""
-    if not text or "\0" in text:
-        raise _error("an empty path" if not text else "a path with a NUL byte", "name a file")
-    if "://" in text:
-        raise _error(
-            f"{text!r} is a URL, and only local files can be read so far", "download it first and give the file's path"
-        )
-    path = PurePosixPath(text)
-    depth = 0
-    for part in path.parts:
-        depth += -1 if part == ".." else 1
-        if depth < (1 if path.is_absolute() else 0):
-            raise _error(
-                f"{text!r} leaves the folder of the spec", "move the file beside the spec, or give its absolute path"
-            )
-    return text
-
-
-FilePath = Annotated[str, AfterValidator(_path_inside), Field(min_length=1, max_length=4096)]
-ModelName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128),
-    Field(description="letters, digits, '_', '-' and '.'; what every server and its URLs accept"),
-]
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-VersionNumber = Annotated[int, Field(ge=1, le=2**63 - 1)]
+def _plain_shape(value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    if any(isinstance(size, int) and size < 0 for size in value):
+        raise complaint(f"{shown(value)} has a negative size", "write null for any size")
+    return tuple(value)
 
 
 class TensorSpec(Part):
     """One input or output: numpy's dtype name (or ``string``), and its shape with ``None`` for any size."""
 
     name: Annotated[str, Field(min_length=1, max_length=512)]
-    dtype: Literal[
-        "float32", "float64", "float16", "bfloat16",
-        "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "bool", "string", "complex64", "complex128",
-    ]  # fmt: skip
+    dtype: Dtype
     shape: Annotated[
         tuple[Annotated[int, Field(ge=0, le=2**40)] | None, ...] | None,
-        BeforeValidator(lambda shape: tuple(shape) if isinstance(shape, list) else shape),
+        BeforeValidator(_plain_shape),
         Field(description="null for any size; the first axis is the batch; null instead of a list: unknown rank"),
     ]
-
-
-def _sequence(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-AsTuple = BeforeValidator(_sequence)
 
 
 class Signature(Part):
@@ -166,7 +89,7 @@ class Signature(Part):
         names = [tensor.name for tensor in tensors]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise _error(f"{twice[0]!r} is listed twice", "give every tensor a name of its own")
+            raise complaint(f"{twice[0]!r} is listed twice", "give every tensor a name of its own")
         return tensors
 
 
@@ -174,7 +97,7 @@ class ModelSource(Part):
     """A model's file or folder, and how to read it."""
 
     path: FilePath
-    format: Literal["saved_model", "keras", "torchscript", "state_dict", "exported_program", "onnx"]
+    format: Format
     code: Annotated[
         str | None, Field(description="for a state_dict: the file and class of the network, such as net.py:DigitsNet")
     ] = None
@@ -183,23 +106,26 @@ class ModelSource(Part):
     def _code_belongs_to_state_dicts(self) -> ModelSource:
         if (self.format == "state_dict") != (self.code is not None):
             if self.code is None:
-                raise _error("a state_dict holds weights only", "name the network's class: code: net.py:Net")
-            raise _error(f"code has no use for format {self.format}", "remove it, or say format: state_dict")
+                raise complaint("a state_dict holds weights only", "name the network's class: code: net.py:Net")
+            raise complaint(f"code has no use for format {self.format}", "remove it, or say format: state_dict")
         if self.code is not None:
             file, _, name = self.code.partition(":")
             if not file.endswith(".py") or not name.isidentifier():
-                raise _error(f"{self.code!r} does not name a class", "write file.py:ClassName")
-            _path_inside(file)
+                raise complaint(f"{self.code!r} does not name a class", "write file.py:ClassName")
+            path_inside(file)
         return self
 
 
 def _one_or_each(value: object) -> str:
-    return "one" if isinstance(value, ModelSource) or (isinstance(value, dict) and "path" in value) else "each"
+    one = isinstance(value, ModelSource) or (
+        isinstance(value, dict) and not ModelSource.model_fields.keys().isdisjoint(value)
+    )
+    return ONE if one else EACH
 
 
 Models = Annotated[
-    Annotated[ModelSource, Tag("one")]
-    | Annotated[dict[str, ModelSource], Tag("each"), Field(min_length=1)],
+    Annotated[ModelSource, Tag(ONE)]
+    | Annotated[dict[str, ModelSource], Tag(EACH), Field(min_length=1)],
     Discriminator(_one_or_each),
 ]  # fmt: skip
 
@@ -209,9 +135,17 @@ class ImageOptions(Part):
 
     size: Annotated[tuple[Positive, Positive] | None, AsTuple] = None
     mean: Annotated[tuple[float, ...], AsTuple] = ()
-    std: Annotated[tuple[float, ...], AsTuple] = ()
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AsTuple] = ()
     mode: Literal["RGB", "L"] | None = None
     resize: Literal["crop", "pad", "stretch"] = "crop"
+
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> ImageOptions:
+        channels = {"L": (1,), "RGB": (1, 3)}.get(self.mode or "", (1, 3))
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values and len(values) not in channels:
+                raise complaint(f"{name} has {len(values)} values", "write one for each channel, or one for all")
+        return self
 
 
 class TextOptions(Part):
@@ -238,13 +172,17 @@ class Handler(Part):
     @classmethod
     def _known(cls, use: str) -> str:
         if use not in HANDLERS and not use.endswith(".py"):
-            raise _error(f"no handler {use!r}", f"choose {', '.join(HANDLERS)}, or the path of a .py file")
-        return _path_inside(use)
+            raise complaint(f"no handler {shown(use)}", f"{choose(use, HANDLERS)}; or name the .py file of your own")
+        return path_inside(use)
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Handler:
         if self.use == "text" and self.text is None:
-            raise _error("the text handler needs a tokenizer", "add text: {tokenizer: tokenizer.json}")
+            raise complaint("the text handler needs a tokenizer", "add text: {tokenizer: tokenizer.json}")
+        for name, options in (("image", self.image), ("text", self.text)):
+            kind = "vision" if name == "image" else name
+            if options is not None and self.use in HANDLERS and self.use != kind:
+                raise complaint(f"the {self.use} handler takes no {name}", f"remove it, or say use: {kind}")
         return self
 
 
@@ -261,18 +199,18 @@ class Batching(Part):
     def _sizes_agree(self) -> Batching:
         sizes = self.allowed_sizes
         if list(sizes) != sorted(set(sizes)):
-            raise _error(f"allowed_sizes {list(sizes)} do not increase", "sort them; unsorted lists round wrongly")
+            raise complaint(f"allowed_sizes {list(sizes)} do not increase", "sort them; unsorted lists round wrongly")
         if sizes and sizes[-1] != self.max_size:
-            raise _error(
+            raise complaint(
                 f"the last of allowed_sizes is {sizes[-1]}, but max_size is {self.max_size}",
                 "make them equal: the server refuses to load the model otherwise",
             )
         if self.queue is not None and self.queue < self.max_size:
-            raise _error(
+            raise complaint(
                 f"a queue of {self.queue} can never fill a batch of {self.max_size}", "raise queue or lower max_size"
             )
         if self.max_size == 1 and self.max_delay > 0:
-            raise _error("a delay without batching does nothing", "set max_size above 1, or remove max_delay")
+            raise complaint("a delay without batching does nothing", "set max_size above 1, or remove max_delay")
         return self
 
 
@@ -292,27 +230,35 @@ class Latest(Part):
 class Specific(Part):
     """Serve exactly these versions."""
 
-    specific: Annotated[tuple[VersionNumber, ...], AsTuple, Field(min_length=1)]
+    specific: Annotated[
+        tuple[VersionNumber, ...],
+        AsTuple,
+        Field(min_length=1),
+        refusing(lambda versions: len(set(versions)) < len(versions), "lists a version twice", "list each once"),
+    ]
 
 
 def _policy_kind(value: object) -> str:
     if isinstance(value, str):
-        return "all"
-    return "specific" if isinstance(value, Specific) or (isinstance(value, dict) and "specific" in value) else "latest"
+        return ALL
+    return SPECIFIC if isinstance(value, Specific) or (isinstance(value, dict) and "specific" in value) else LATEST
 
 
 VersionPolicy = Annotated[
-    Annotated[Literal["all"], Tag("all")] | Annotated[Latest, Tag("latest")] | Annotated[Specific, Tag("specific")],
+    Annotated[Literal["all"], Tag(ALL)] | Annotated[Latest, Tag(LATEST)] | Annotated[Specific, Tag(SPECIFIC)],
     Discriminator(_policy_kind),
-]
-LabelName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/:\s]+$")]
+    refusing_before(
+        lambda policy: policy != "all" and not isinstance(policy, dict | Latest | Specific),
+        "is not a policy", "write all, {latest: 2} or {specific: [1, 2]}",
+    ),
+]  # fmt: skip
 
 
 class Versions(Part):
     """Which versions are served, and what they are called."""
 
     policy: VersionPolicy = Latest(latest=1)
-    labels: dict[LabelName, VersionNumber] = {}
+    labels: dict[LabelName, VersionNumber] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _labels_are_served(self) -> Versions:
@@ -320,7 +266,7 @@ class Versions(Part):
             lost = {label: version for label, version in self.labels.items() if version not in self.policy.specific}
             if lost:
                 label, version = next(iter(lost.items()))
-                raise _error(
+                raise complaint(
                     f"label {label!r} names version {version}, which the policy does not serve",
                     f"add {version} to policy.specific, or point the label elsewhere",
                 )
@@ -341,7 +287,7 @@ class Limits(Part):
     @classmethod
     def _positive(cls, value: int | None) -> int | None:
         if value is not None and value <= 0:
-            raise _error("a limit of zero lets nothing through", "raise it, or remove the key")
+            raise complaint("a limit of zero lets nothing through", "raise it, or remove the key")
         return value
 
 
@@ -369,9 +315,7 @@ class ModelSpec(Part):
 
     servewright: Literal[1] = 1
     name: ModelName
-    version: (
-        VersionNumber | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-    ) = 1
+    version: Version = 1
     model: Models
     signature: Signature
     handler: Handler = Handler()
@@ -381,14 +325,14 @@ class ModelSpec(Part):
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     threads: Threads = Threads()
     versions: Versions = Versions()
-    device: Annotated[str, StringConstraints(pattern=r"^(cpu|gpu(:\d{1,3})?)$")] = "cpu"
+    device: Annotated[str, *formed(r"cpu|gpu(:[0-9]{1,3})?", "is not a device", "write cpu, gpu or gpu:0")] = "cpu"
     limits: Limits = Limits()
     golden: Annotated[tuple[Golden, ...], AsTuple] = ()
     slo: Slo = Slo()
-    target: dict[str, Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$")]] = {}
-    options: Annotated[
-        dict[str, dict[str, Any]], Field(description="each backend's own settings; in a file: a key named after it")
-    ] = {}
+    target: dict[str, Release] = Field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="each backend's own settings; in a file: a key named after it"
+    )
 
     def source(self, backend: str) -> ModelSource | None:
         """Return the model that ``backend`` shall serve, or ``None`` where the spec has none for it."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from servewright import yamltext
+from servewright.complaints import choose, described, shown
 from servewright.errors import InputError, Problem, SpecError
-from servewright.spec import Handler, ModelSpec
+from servewright.spec import Handler, ModelSource, ModelSpec
 from servewright.yamltext import Path_, Tree
 
-_TAGS = frozenset({"one", "each", "all", "latest", "specific"})
+__all__ = ["Document", "described", "from_mapping", "load", "parse", "problem", "read_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Document:
     folder: Path
     file: str = ""
     tree: Tree = field(default_factory=lambda: Tree({}, {}), repr=False, compare=False)
+    at: Path_ = ()
 
     @property
     def digest(self) -> str:
@@ -42,12 +43,19 @@ class Document:
 
     def problem(self, path: Path_ | str, reason: str, remedy: str = "") -> Problem:
         """Return a problem at ``path``, such as ``batching.max_delay``, with its place in the file."""
-        parts: Path_ = tuple(path.split(".")) if isinstance(path, str) else path
-        place = self.tree.place(parts)
-        at = (
-            {"file": self.file, "line": place.line, "column": place.column} if self.tree.places else {"file": self.file}
-        )
-        return Problem(reason=reason, remedy=remedy, path=yamltext.dotted(parts), **at)  # type: ignore[arg-type]
+        parts = self._parts(path) if isinstance(path, str) else path
+        return problem(self.file, self.tree, (*self.at, *parts), reason, remedy)
+
+    def _parts(self, path: str) -> Path_:
+        """Split a dotted path; a key of the file may hold dots itself."""
+        parts: Path_ = ()
+        rest = path.split(".")
+        while rest:
+            sizes = range(len(rest), 0, -1)
+            known = (size for size in sizes if (*self.at, *parts, ".".join(rest[:size])) in self.tree.places)
+            size = next(known, 1)
+            parts, rest = (*parts, ".".join(rest[:size])), rest[size:]
+        return parts
 
 
 def load(path: Path, *, backends: Collection[str]) -> Document:
@@ -60,6 +68,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; name the spec file in it, such as {path / 'spec.yaml'}")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file; name a spec file")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; write one with: servewright init MODEL -o {path}") from error
@@ -72,157 +82,92 @@ def read_bytes(path: Path) -> bytes:
 def parse(content: bytes, *, folder: Path, file: str = "<spec>", backends: Collection[str]) -> Document:
     """Read a spec from its text."""
     tree = yamltext.parse(content, file=file)
-    if not isinstance(tree.value, dict):
-        raise SpecError(
-            [Problem(reason="a spec is a mapping", remedy="start with: servewright: 1", file=file, line=1, column=1)]
-        )
     return from_mapping(tree.value, folder=folder, file=file, tree=tree, backends=backends)
 
 
 def from_mapping(
-    values: Mapping[str, Any], *, folder: Path, file: str, tree: Tree, backends: Collection[str], at: Path_ = ()
+    values: Any, *, folder: Path, file: str, tree: Tree, backends: Collection[str], at: Path_ = ()
 ) -> Document:
     """Check ``values``, found at ``at`` of ``tree``, and every file that they name."""
+    if not isinstance(values, dict):
+        raise SpecError([problem(file, tree, at, "a spec is a mapping", "start with: servewright: 1")])
     values = dict(values)
     own = {name: values.pop(name) for name in sorted(backends) if name in values}
+    found = list(_beyond_the_model(values, own, backends))
+    values.pop("options", None)
+    options = {name: value for name, value in own.items() if isinstance(value, dict)}
     keys = sorted({*ModelSpec.model_fields, *backends} - {"options"})
-    problems = []
+    try:
+        spec = ModelSpec.model_validate(values | {"options": options})
+    except ValidationError as error:
+        found += described(error, ModelSpec, keys)
+    else:
+        if not found:
+            document = Document(spec=spec, folder=folder, file=file, tree=tree, at=at)
+            if problems := list(_missing_files(document)):
+                raise SpecError(problems)
+            return document
+    problems = [problem(file, tree, (*at, *path), reason, remedy) for path, reason, remedy in found]
+    raise SpecError(sorted(problems, key=lambda each: (each.line, each.column)))
+
+
+def problem(file: str, tree: Tree, path: Path_, reason: str, remedy: str) -> Problem:
+    """Return a problem at ``path``, with its place where the text of ``tree`` is known."""
+    place = tree.place(path)
+    line, column = (place.line, place.column) if tree.places else (0, 0)
+    return Problem(reason=reason, remedy=remedy, path=yamltext.dotted(path), file=file, line=line, column=column)
+
+
+def _beyond_the_model(
+    values: Mapping[str, Any], own: Mapping[str, Any], backends: Collection[str]
+) -> Iterator[tuple[Path_, str, str]]:
+    """Yield what is wrong and what `ModelSpec`, which knows no backend, cannot see."""
     if "options" in values:
-        del values["options"]
-        problems.append(
-            (("options",), "unknown key 'options'", "name the backend itself: " + ", ".join(sorted(backends)))
-        )
+        yield ("options",), "unknown key 'options'", f"name the backend itself: {', '.join(sorted(backends))}"
     if "servewright" not in values:
-        problems.append((("servewright",), "is missing", "say which version of the spec this is: servewright: 1"))
+        yield ("servewright",), "is missing", "say which version of the spec this is: servewright: 1"
     for name, options in own.items():
         if options is not None and not isinstance(options, dict):
-            problems.append(((name,), f"{options!r} is not a mapping", "write key: value pairs"))
-            own[name] = {}
+            yield (name,), f"{shown(options)} is not a mapping", "write key: value pairs"
     for key in ("model", "target"):
         each = values.get(key)
-        if isinstance(each, dict) and "path" not in each:
-            problems += [
-                ((key, name), f"no backend {name!r}", _choose(str(name), backends))
-                for name in each
-                if name not in backends and not (key == "model" and name == "format")
-            ]
-    try:
-        spec = ModelSpec.model_validate(values | {"options": {name: options or {} for name, options in own.items()}})
-    except ValidationError as error:
-        problems += described(error, ModelSpec, keys)
-        spec = None
-    if spec is not None and not problems:
-        document = Document(spec=spec, folder=folder, file=file, tree=_below(tree, at))
-        found = list(_missing_files(document))
-        if found:
-            raise SpecError(found)
-        return document
-    raise SpecError(
-        [
-            Problem(
-                reason=reason,
-                remedy=remedy,
-                path=yamltext.dotted((*at, *path)),
-                file=file,
-                line=tree.place((*at, *path)).line,
-                column=tree.place((*at, *path)).column,
-            )
-            for path, reason, remedy in problems
-        ]  # fmt: skip
-    )
+        if not isinstance(each, dict) or (key == "model" and not ModelSource.model_fields.keys().isdisjoint(each)):
+            continue
+        for name in each:
+            if name not in backends:
+                yield (key, name), f"no backend {shown(name)}", choose(str(name), sorted(backends))
 
 
-def _below(tree: Tree, at: Path_) -> Tree:
-    if not at:
-        return tree
-    return Tree(tree.value, {path[len(at) :]: place for path, place in tree.places.items() if path[: len(at)] == at})
-
-
-def described(
-    error: ValidationError, model: type[BaseModel], keys: Collection[str] = ()
-) -> list[tuple[Path_, str, str]]:
-    """Return (path, reason, remedy) for each complaint of pydantic about ``model``."""
-    found = []
-    for complaint in error.errors(include_url=False):
-        path = tuple(part for part in complaint["loc"] if part not in _TAGS or not isinstance(part, str))
-        kind, context = complaint["type"], complaint.get("ctx", {})
-        if kind == "extra_forbidden":
-            siblings = keys if len(path) == 1 and keys else _keys_at(model, path[:-1])
-            found.append((path, f"unknown key {str(path[-1])!r}", _choose(str(path[-1]), siblings)))
-        elif kind == "missing":
-            found.append((path, "is missing", "add it"))
-        elif kind == "servewright":
-            found.append((path, str(context["reason"]), str(context["remedy"])))
-        elif kind == "literal_error":
-            wanted = str(context["expected"])
-            found.append((path, f"{_short(complaint['input'])} is not allowed", f"choose {wanted}"))
-        else:
-            message = complaint["msg"][0].lower() + complaint["msg"][1:]
-            found.append((path, f"{_short(complaint['input'])}: {message}", "correct the value"))
-    return found
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _choose(word: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"choose from {', '.join(names)}" if names else "remove it"
-
-
-def _keys_at(model: Any, path: Sequence[str | int]) -> list[str]:
-    """Return the keys that are allowed at ``path`` below ``model``."""
-    kinds = [model]
-    for part in path:
-        kinds = [inner for kind in kinds for inner in _step(kind, part)]
-    return sorted({key for kind in kinds for key in _fields(kind)})
-
-
-def _step(kind: Any, part: str | int) -> list[Any]:
-    if get_origin(kind) in (Annotated, Union, UnionType):
-        choices = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
-        return [inner for choice in choices if choice is not NoneType for inner in _step(choice, part)]
-    if get_origin(kind) in (dict, tuple):
-        return [get_args(kind)[1] if get_origin(kind) is dict else get_args(kind)[0]]
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
-        annotation = kind.model_fields[str(part)].annotation
-        return [annotation]
-    return []
-
-
-def _fields(kind: Any) -> list[str]:
-    if get_origin(kind) in (Annotated, Union, UnionType):
-        choices = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
-        return [key for choice in choices for key in _fields(choice)]
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
-
-
-def _missing_files(document: Document) -> Iterable[Problem]:
+def _missing_files(document: Document) -> Iterator[Problem]:
     """Yield a problem for each file that the spec names and that cannot be read."""
     for path, text, folder_allowed in _named_files(document.spec):
-        target = document.resolve(text)
         try:
-            if not target.exists():
-                yield document.problem(path, f"{text!r} does not exist", f"looked for {target}; correct the path")
-            elif target.is_dir() and not folder_allowed:
-                yield document.problem(path, f"{text!r} is a folder", "name a file")
-            elif target.is_file() and target.stat().st_size == 0 and path[0] == "model":
-                yield document.problem(path, f"{text!r} is empty", "write the model again")
-            elif target.is_file():
-                with target.open("rb"):
-                    pass
+            complaint = _complaint(
+                document.resolve(text), text, folder_allowed=folder_allowed, model=path[0] == "model"
+            )
         except OSError as error:
-            reason = f"{text!r} cannot be read: {error.strerror or error}"
-            yield document.problem(path, reason, "check its permissions and name")
+            complaint = f"{shown(text)} cannot be read: {error.strerror or error}", "check its permissions and name"
+        if complaint:
+            yield document.problem(path, *complaint)
+
+
+def _complaint(target: Path, text: str, *, folder_allowed: bool, model: bool) -> tuple[str, str] | None:
+    if not target.exists():
+        return f"{shown(text)} does not exist", f"looked for {target}; correct the path"
+    if target.is_dir():
+        if not folder_allowed:
+            return f"{shown(text)} is a folder", "name a file"
+        os.listdir(target)  # noqa: PTH208  (for its OSError alone)
+        return None
+    if not target.is_file():  # opening a named pipe would wait for ever
+        return f"{shown(text)} is neither a file nor a folder", "name a file"
+    with target.open("rb") as file:
+        empty = not file.read(1)
+    return (f"{shown(text)} is empty: zero bytes", "write or download the model again") if model and empty else None
 
 
 def _named_files(spec: ModelSpec) -> Iterable[tuple[Path_, str, bool]]:
-    sources: list[tuple[Path_, Any]] = (
+    sources: list[tuple[Path_, ModelSource]] = (
         [(("model", name), source) for name, source in spec.model.items()]
         if isinstance(spec.model, dict)
         else [(("model",), spec.model)]

@@ -72,7 +72,8 @@ class Tree:
 def parse(content: bytes, *, file: str) -> Tree:
     """Read one document; every flaw found is a `Problem` of the `SpecError`."""
     if len(content) > _MAX_BYTES:
-        raise SpecError([Problem(reason=f"{len(content)} bytes is too large", remedy="a spec has a few KiB", file=file)])
+        reason = f"{len(content)} bytes is too large"
+        raise SpecError([Problem(reason=reason, remedy="a spec has a few KiB", file=file)])
     reader = _Reader(file, _text(content, file))
     try:
         value = reader.document()
@@ -160,7 +161,7 @@ class _Reader:
             self._anchors[event.anchor] = value, self._count - before
         return value
 
-    def _aliased(self, anchor: str, place: Place, path: Path_) -> Any:
+    def _aliased(self, anchor: Any, place: Place, path: Path_) -> Any:
         if anchor not in self._anchors:
             self._fail(place, path, f"the alias *{anchor} stands before its anchor, or in it", "write the value out")
         value, size = self._anchors[anchor]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from servewright.spec import Part, Positive
+from servewright.fields import Part, Positive
 
 
 class BatchingOptions(Part):
@@ -25,8 +25,8 @@ class Options(Part):
     """
 
     batching: BatchingOptions = BatchingOptions()
-    flags: dict[str, bool | int | float | str] = {}
-    session: dict[str, Any] = {}
+    flags: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    session: dict[str, Any] = Field(default_factory=dict)
     base_path: Annotated[str, Field(pattern=r"^(/|[a-z0-9]+://).+")] | None = None
     monitoring_path: Annotated[str, Field(pattern=r"^/\S*$")] = "/monitoring/prometheus/metrics"
     warmup: bool = True

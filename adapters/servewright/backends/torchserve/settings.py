@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from servewright.spec import Part
+from pydantic import Field
+
+from servewright.fields import Part
 
 
 class Options(Part):
@@ -14,6 +16,6 @@ class Options(Part):
     ``environment`` to the server's processes.
     """
 
-    properties: dict[str, str | int | bool] = {}
-    yaml: dict[str, Any] = {}
-    environment: dict[str, str] = {}
+    properties: dict[str, str | int | bool] = Field(default_factory=dict)
+    yaml: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
