@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servewright.backends.tfserving import protos
+from servewright.backends.tfserving.checksum import crc32c
 from servewright.backends.tfserving.embedded.records import records
 from servewright.backends.tfserving.tensors import decode_tensor
 from servewright.backends.tfserving.warmup import warmup_records, write_records
@@ -24,6 +25,31 @@ SIGNATURE = Signature(
     outputs=(TensorSpec(name="y", dtype="float32", shape=(None, 2)),),
 )
 SAMPLE = {"x": np.array([[1, 2], [3, 4]], np.float32)}
+
+
+def crc_by_bits(data: bytes) -> int:
+    """Return the CRC-32C as its definition says: one bit at a time."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_the_checksum_is_the_published_one() -> None:
+    """The check value of CRC-32C and the vectors of RFC 3720 come out."""
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+
+
+@pytest.mark.parametrize("size", [0, 1, 32767, 32768, 32769, 65535, 131_077])
+def test_long_data_has_the_same_checksum_as_bit_by_bit(size: int) -> None:
+    """The lanes in which long data is taken join to the checksum of the whole, whatever is left over."""
+    data = np.random.default_rng(size).bytes(size)
+    assert crc32c(data) == crc_by_bits(data)
 
 
 @given(st.lists(st.binary(max_size=3000), max_size=5))

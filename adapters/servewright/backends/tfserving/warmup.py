@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from servewright.backends.tfserving import protos
-from servewright.backends.tfserving.embedded.records import masked_crc32c
+from servewright.backends.tfserving.checksum import masked_crc32c
 from servewright.backends.tfserving.fields import head
 from servewright.backends.tfserving.predictions import encode_request
 from servewright.errors import InputError
