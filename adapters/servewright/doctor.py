@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from servewright import registry
+from servewright.backend import Backend
 from servewright.errors import UnavailableError
 
 _EXTRAS = {
@@ -59,9 +60,20 @@ def _runtimes() -> Iterator[Finding]:
         for runtime in backend.runtimes:
             what = f"{name}, runtime {runtime}"
             try:
-                program = backend.program(runtime)
+                detail = _found(backend, runtime)
             except UnavailableError as error:
                 yield Finding(kind="runtime", what=what, ok=False, detail=str(error))
             else:
-                detail = program.note or " ".join(program.argv)
                 yield Finding(kind="runtime", what=what, ok=True, detail=detail)
+
+
+def _found(backend: Backend, runtime: str) -> str:
+    """Return what would start ``backend``."""
+    if runtime == "docker":
+        from servewright import engine, launching
+
+        found, image = engine.connect(), launching.image_for(backend)
+        here = "is here" if engine.local_image(found, image) else "would be pulled"
+        return f"Docker Engine {found.version} at {found.address.url}; image {image} {here}"
+    program = backend.program(runtime)
+    return program.note or " ".join(program.argv)

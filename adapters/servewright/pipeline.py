@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servewright import fleet as fleets
-from servewright import registry
+from servewright import registry, runs
 from servewright.backend import Artifact, Backend, Site
-from servewright.errors import InputError, ProbeError
+from servewright.errors import InputError, LaunchError, ProbeError, ProbeTimeoutError, ServewrightError
 from servewright.fleet import Fleet
 
 if TYPE_CHECKING:
+    from servewright.backend import Client
     from servewright.launching import Choice
     from servewright.modelfiles.inspection import Inspection
     from servewright.reporting import Check, Report
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 Listener = Callable[[str], None]
 CheckListener = Callable[["Check"], None]
+PullListener = Callable[[float, str], None]
 
 
 def load(path: Path) -> Fleet:
@@ -84,10 +84,12 @@ class Stopwatch:
 class Wishes:
     """How `verify` and `probe` go about it.
 
-    ``output`` keeps the artifact; ``parity`` runs the original model too; ``trust`` lets a stranger's code run.
+    ``image`` is for runtime docker; ``output`` keeps the artifact; ``parity`` runs the original model too; ``trust``
+    lets a stranger's code run.
     """
 
     runtime: str = "auto"
+    image: str | None = None
     output: Path | None = None
     packed: bool = True
     parity: bool = True
@@ -103,6 +105,7 @@ def verify(
     *,
     on_stage: Listener = lambda _: None,
     on_check: CheckListener = lambda _: None,
+    on_pull: PullListener = lambda _share, _what: None,
 ) -> Report:
     """Render, package, launch, probe and stop; return what was found."""
     from servewright import launching
@@ -111,7 +114,8 @@ def verify(
     watch = Stopwatch()
     # Before anything is made: refusals and what is missing on this machine.
     render(fleet, backend)
-    choice = launching.choose(backend, wishes.runtime)
+    runs.sweep()
+    choice = _choice(fleet, backend, wishes.runtime, wishes.image, on_pull)
     with _artifact_folder(wishes.output) as folder:
         on_stage("package")
         with watch.timing("package"):
@@ -119,25 +123,46 @@ def verify(
         on_stage(f"launch ({choice.runtime}: {choice.reason})")
         with watch.timing("launch"):
             server, client = launching.start(fleet, backend, artifact, choice)
-        try:
+        with _served(server, client, watch, on_stage):
             on_stage("probe")
             with watch.timing("probe"):
                 checks = _probed(fleet, backend, server, client, wishes, on_check)
             identity = backend.identity(client)
-        except ProbeError as error:
-            for line in server.log_tail():
-                error.add_note(f"  | {line}")
-            raise
-        finally:
-            on_stage("stop")
-            client.close()
-            with watch.timing("stop"):
-                server.stop()
         kept = {"folder": str(folder), "digest": artifact.digest} if wishes.output else {"digest": artifact.digest}
     return Report(
         backend=backend.name, runtime=choice.runtime, server=identity, checks=checks, timings_s=watch.times_s,
-        artifacts=kept, notes=(*server.notes, f"runtime {choice.runtime}: {choice.reason}"), strict=wishes.strict,
+        artifacts=kept | dict(server.image), notes=(*server.notes, f"runtime {choice.runtime}: {choice.reason}"),
+        strict=wishes.strict,
     )  # fmt: skip
+
+
+def _choice(fleet: Fleet, backend: Backend, runtime: str, image: str | None, on_pull: PullListener) -> Choice:
+    from servewright import launching
+
+    # Whoever names an image wants it run.
+    wanted = launching.DOCKER if image and runtime == launching.AUTO else runtime
+    return launching.choose(backend, wanted, image=image or launching.image_for(backend, fleet), progress=on_pull)
+
+
+@contextmanager
+def _served(server: RunningServer, client: Client, watch: Stopwatch, on_stage: Listener) -> Iterator[None]:
+    """Stop ``server`` after the block; where that fails too, the block's error comes first."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, ProbeError):
+            for line in server.log_tail():
+                error.add_note(f"  | {line}")
+        client.close()
+        try:
+            server.stop()
+        except ServewrightError as second:
+            error.add_note(str(second))
+        raise
+    on_stage("stop")
+    client.close()
+    with watch.timing("stop"):
+        server.stop()
 
 
 def probe(
@@ -174,6 +199,7 @@ def _probed(
     on_check: CheckListener,
 ) -> tuple[Check, ...]:
     from servewright import probing
+    from servewright.reporting import Status
 
     reference_of = _reference_of(backend, trust=wishes.trust) if wishes.parity else None
     checks = []
@@ -182,7 +208,22 @@ def _probed(
     ):
         on_check(check)
         checks.append(check)
+    if any(check.status is Status.FAIL for check in checks):
+        _check_alive(backend, server)
     return tuple(checks)
+
+
+def _check_alive(backend: Backend, server: RunningServer) -> None:
+    """Raise `LaunchError` where ``server`` has died: then no check failed, but everything."""
+    from servewright import processes
+
+    with suppress(ProbeTimeoutError):
+        # The end of a process shows a moment after the end of its connections.
+        processes.wait_until(lambda: not server.alive(), within_s=0.5, every_s=0.1, what="it ends")
+        why = server.why_ended()
+        raise LaunchError(
+            f"{backend.title} ended while it was probed" + (f": {why}" if why else ""), log_tail=server.log_tail()
+        )
 
 
 def _reference_of(backend: Backend, *, trust: bool) -> Callable[[Document], object]:
@@ -235,11 +276,8 @@ def _artifact_folder(output: Path | None) -> Iterator[Path]:
     if output is not None:
         yield output
         return
-    folder = Path(tempfile.mkdtemp(prefix="servewright-artifact-"))
-    try:
-        yield folder / "artifact"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with runs.running() as run:
+        yield run.folder / "artifact"
 
 
 def up(
@@ -249,27 +287,35 @@ def up(
     *,
     name: str | None,
     runtime: str,
+    image: str | None = None,
     trust: bool = False,
     on_stage: Listener = lambda _: None,
+    on_pull: PullListener = lambda _share, _what: None,
 ) -> Record:
     """Start a server that outlives this process, ready to serve; `down` ends it."""
     from servewright import launching, state
 
     render(fleet, backend)
-    choice: Choice = launching.choose(backend, runtime)
+    runs.sweep()
+    choice = _choice(fleet, backend, runtime, image, on_pull)
     with state.claimed(name or fleet.name) as folder:
         on_stage("package")
         artifact = package(fleet, backend, folder / "artifact", packed=False, trust=trust)
         on_stage(f"launch ({choice.runtime}: {choice.reason})")
-        server, client = launching.start(fleet, backend, artifact, choice, detached=True)
+        server, client = launching.start(fleet, backend, artifact, choice, kept_by=folder / state.FILE)
         try:
+            assert server.handle is not None
             record = state.Record(
                 name=folder.name, backend=backend.name, runtime=choice.runtime, endpoints=dict(server.endpoints),
-                spec=str(spec.absolute()), stand_in=backend.identity(client).stand_in,
-                models=tuple(document.spec.name for document in fleet.models), **_process(server),
+                spec=str(spec.absolute()), stand_in=backend.identity(client).stand_in, image=dict(server.image),
+                models=tuple(document.spec.name for document in fleet.models), notes=server.notes,
+                run=str(server.folder), log=str(server.handle.log), **server.handle.record(),
             )  # fmt: skip
             state.write(folder, record)
+            # Until here it would have ended with us; now there is a note of it.
+            server.release()
         except BaseException:
+            (folder / state.FILE).unlink(missing_ok=True)
             server.stop()
             raise
         finally:
@@ -277,20 +323,19 @@ def up(
     return record
 
 
-def _process(server: RunningServer) -> dict[str, object]:
-    handle = server.handle
-    return {
-        "pid": getattr(handle, "pid", 0),
-        "created": getattr(handle, "created", 0.0),
-        "run": str(server.folder),
-        "log": str(getattr(handle, "log", "")),
-    }
-
-
 def down(name: str) -> None:
     """End the server called ``name`` and remove what is kept of it."""
     from servewright import state
 
-    record = state.find(name)
-    record.handle().stop()
-    state.forget(name)
+    state.end(state.find(name))
+
+
+def sweep() -> None:
+    """Remove what killed commands left: folders, half-made servers, containers."""
+    from servewright import docker_runtime, state
+    from servewright.errors import UnavailableError
+
+    runs.sweep()
+    state.sweep()
+    with suppress(UnavailableError):
+        docker_runtime.sweep_here()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -79,6 +79,60 @@ class ServerProcess:
     def log_tail(self, lines: int = 20) -> tuple[str, ...]:
         """Return the last lines of its output."""
         return log_tail(self.log, lines)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a later command needs to find it."""
+        return {"pid": self.pid, "created": self.created}
+
+    def why_ended(self) -> str:
+        """Return how it ended, as far as its parent knows; empty while it runs."""
+        code = self.exit_code
+        if code is None:
+            return ""
+        return f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
+
+    def command_line(self) -> tuple[str, ...]:
+        """Return the arguments of the server's process, as the system has them; none where it has ended."""
+        try:
+            return tuple(psutil.Process(self.pid).cmdline())
+        except psutil.Error:
+            return ()
+
+    def environment(self, pid: int) -> Mapping[str, str]:
+        """Return the environment of a process of the server; empty where it cannot be read."""
+        try:
+            return psutil.Process(pid).environ()
+        except (psutil.Error, ValueError):
+            return {}
+
+    def listeners(self) -> dict[int, str]:
+        """Return the addresses on which it listens, by port."""
+        found: dict[int, str] = {}
+        for pid in self.members():
+            try:
+                sockets = psutil.Process(pid).net_connections(kind="tcp")
+            except psutil.Error:
+                continue
+            # A JVM listens on IPv4 addresses in their IPv6 form.
+            listening = [socket for socket in sockets if socket.status == psutil.CONN_LISTEN]
+            found |= {socket.laddr.port: socket.laddr.ip.removeprefix("::ffff:") for socket in listening}
+        return found
+
+    def file(self, path: str) -> Path:
+        """Return the file that the server sees at ``path``, which may start at its working folder."""
+        try:
+            return Path(psutil.Process(self.pid).cwd()) / path
+        except psutil.Error:
+            return self.log.parent / path
+
+    def release(self) -> None:
+        """Let it outlive us: `stop` alone ends it from now on."""
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
+        if self._child is not None and self._child not in _detached:
+            _detached.append(self._child)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Ask it to stop, kill after ``grace_s`` what still runs, and remove its scratch folders.

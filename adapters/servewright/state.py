@@ -8,15 +8,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_state_path
 
-from servewright import processes
-from servewright.errors import InputError
-from servewright.server import RunningServer
+from servewright import processes, runs
+from servewright.errors import InputError, ServewrightError
+from servewright.server import Handle, RunningServer
 
 FILE = "server.json"
 
@@ -32,13 +32,20 @@ class Record:
     spec: str
     run: str
     log: str
-    pid: int
-    created: float
     stand_in: bool
     models: tuple[str, ...]
+    pid: int = 0
+    created: float = 0.0
+    container: str = ""
+    image: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
-    def handle(self) -> processes.ServerProcess:
-        """Return the process, whether or not it still runs."""
+    def handle(self) -> Handle:
+        """Return the process or the container, whether or not it still runs."""
+        if self.container:
+            from servewright import containers, engine
+
+            return containers.Container(engine.connect(), self.container, Path(self.log))
         return processes.attach(self.pid, self.created, Path(self.log), scratch=(Path(self.run),))
 
     def server(self) -> RunningServer:
@@ -49,6 +56,8 @@ class Record:
             endpoints=self.endpoints,
             folder=Path(self.run),
             handle=self.handle(),
+            image=self.image,
+            notes=self.notes,
         )
 
 
@@ -65,10 +74,18 @@ def records() -> list[Record]:
     for path in sorted(folder.glob(f"*/{FILE}")) if folder.is_dir() else []:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Record(**values | {"models": tuple(values["models"])}))
+            found.append(Record(**values | {key: tuple(values.get(key, ())) for key in ("models", "notes")}))
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # half-written by a run that was killed; `down --all` removes it
+            continue  # written by another version, or by hand
     return found
+
+
+def word_for(record: Record) -> str:
+    """Return how the server is: running, dead, or unknown where its runtime does not answer."""
+    try:
+        return "running" if record.handle().alive() else "dead"
+    except ServewrightError:
+        return "unknown"
 
 
 def find(name: str) -> Record:
@@ -88,19 +105,30 @@ def claimed(name: str) -> Iterator[Path]:
     folder = root() / name
     for record in records():
         if record.name == name and not record.handle().alive():
-            forget(record.name)
+            end(record)
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sweep()
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError as error:
         raise InputError(
             f"a server called {name!r} runs already; choose --name, or: servewright down {name}"
         ) from error
+    lock = runs.claim(folder)
+    if lock is None:
+        raise InputError(f"another command starts a server called {name!r} at this moment; choose --name")
     try:
         yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def sweep() -> None:
+    """Remove what commands left that were killed before their server was noted."""
+    runs.sweep_folders(root().glob("*"), keep=lambda folder: (folder / FILE).exists())
 
 
 def write(folder: Path, record: Record) -> None:
@@ -110,6 +138,7 @@ def write(folder: Path, record: Record) -> None:
     part.replace(folder / FILE)
 
 
-def forget(name: str) -> None:
-    """Remove what is kept of the server called ``name``."""
-    shutil.rmtree(root() / name, ignore_errors=True)
+def end(record: Record) -> None:
+    """End a server and remove what is kept of it."""
+    record.server().stop()
+    shutil.rmtree(root() / record.name, ignore_errors=True)

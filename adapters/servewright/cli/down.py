@@ -18,6 +18,7 @@ def command(*, names: tuple[str, ...], every: bool, as_json: bool) -> None:
 
     if bool(names) == every:
         raise click.UsageError("name a server, or say --all")
+    pipeline.sweep()
     ended = [record.name for record in state.records()] if every else list(names)
     for name in ended:
         pipeline.down(name)

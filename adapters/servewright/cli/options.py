@@ -18,7 +18,10 @@ runtime_option = click.option(
     "--runtime",
     default="auto",
     show_default=True,
-    help="How to run it: process, embedded, or the first that works.",
+    help="How to run it: docker, process, embedded, or the first that works.",
+)
+image_option = click.option(
+    "--image", help="For runtime docker: the image, by tag or digest (default: the server's official one)."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 strict_option = click.option("--strict", is_flag=True, help="Count checks that could not be made as failures.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,33 @@ def stage(text: str) -> None:
         console(error=True).print(f"· {text}", style="dim")
     else:
         print(f"- {text}", file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def pulling() -> Iterator[Callable[[float, str], None]]:
+    """Yield what shows how far an image's download is: a bar on a terminal, a line per quarter elsewhere."""
+    if not sys.stderr.isatty():
+        said: set[int] = set()
+
+        def say(share: float, what: str) -> None:
+            quarter = int(share * 4)
+            if quarter not in said:
+                said.add(quarter)
+                stage(f"{what} {25 * quarter} %")
+
+        yield say
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(error=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(share: float, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=1.0)
+            bars.update(tasks[what], completed=share)
+
+        yield show
 
 
 def as_json(document: Any) -> None:

@@ -14,9 +14,10 @@ from servewright.cli.options import json_option
 @json_option
 def command(*, as_json: bool) -> None:
     """List the servers that `up` started."""
-    from servewright import state
+    from servewright import pipeline, state
 
-    found = [(record, "running" if record.handle().alive() else "dead") for record in state.records()]
+    pipeline.sweep()
+    found = [(record, state.word_for(record)) for record in state.records()]
     if as_json:
         printing.as_json([asdict(record) | {"state": state_of} for record, state_of in found])
         return

@@ -8,19 +8,35 @@ from pathlib import Path
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import backend_option, json_option, runtime_option, spec_argument, trust_option
+from servewright.cli.options import (
+    backend_option,
+    image_option,
+    json_option,
+    runtime_option,
+    spec_argument,
+    trust_option,
+)
 
 
 @click.command("up", epilog="Example: servewright up digits.yaml --backend torchserve && servewright ps")
 @spec_argument
 @backend_option
 @runtime_option
+@image_option
 @click.option("--name", help="What to call the server (default: the spec's name).")
 @click.option("--wait/--no-wait", default=True, help="Return when it serves (always so; the flag is for scripts).")
 @trust_option
 @json_option
 def command(
-    *, spec: Path, backend: str | None, runtime: str, name: str | None, wait: bool, trust: bool, as_json: bool
+    *,
+    spec: Path,
+    backend: str | None,
+    runtime: str,
+    image: str | None,
+    name: str | None,
+    wait: bool,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Start a server for SPEC that stays, and print its addresses; `down` ends it."""
     from servewright import pipeline
@@ -28,7 +44,11 @@ def command(
     del wait  # a server that is not ready would be of no use to whoever reads its addresses
     fleet = pipeline.load(spec)
     chosen = pipeline.backend_for(fleet, backend)
-    record = pipeline.up(fleet, chosen, spec, name=name, runtime=runtime, trust=trust, on_stage=printing.stage)
+    with printing.pulling() as on_pull:
+        record = pipeline.up(
+            fleet, chosen, spec, name=name, runtime=runtime, image=image, trust=trust, on_stage=printing.stage,
+            on_pull=on_pull,
+        )  # fmt: skip
     if as_json:
         printing.as_json({"ok": True} | asdict(record))
         return

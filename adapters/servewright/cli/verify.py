@@ -10,6 +10,7 @@ from servewright.cli import printing
 from servewright.cli.options import (
     PATH,
     backend_option,
+    image_option,
     require_real_option,
     runtime_option,
     spec_argument,
@@ -22,6 +23,7 @@ from servewright.cli.options import (
 @spec_argument
 @backend_option
 @runtime_option
+@image_option
 @click.option("-o", "--output", type=PATH, help="Keep the artifact in this folder.")
 @click.option(
     "--json", "json_file", type=PATH, help="Write the report to this file; '-' prints it instead of the text."
@@ -36,6 +38,7 @@ def command(
     spec: Path,
     backend: str | None,
     runtime: str,
+    image: str | None,
     output: Path | None,
     json_file: Path | None,
     form: str,
@@ -50,11 +53,13 @@ def command(
     fleet = pipeline.load(spec)
     chosen = pipeline.backend_for(fleet, backend)
     wishes = pipeline.Wishes(
-        runtime=runtime, output=output, packed=form == "archive", parity=not no_parity, trust=trust, strict=strict,
+        runtime=runtime, image=image, output=output, packed=form == "archive", parity=not no_parity, trust=trust, strict=strict,
         require_real=require_real,
     )  # fmt: skip
     printed = str(json_file) == "-"
-    report = pipeline.verify(
-        fleet, chosen, wishes, on_stage=printing.stage, on_check=(lambda _: None) if printed else printing.check
-    )
+    with printing.pulling() as on_pull:
+        report = pipeline.verify(
+            fleet, chosen, wishes, on_stage=printing.stage, on_pull=on_pull,
+            on_check=(lambda _: None) if printed else printing.check,
+        )  # fmt: skip
     printing.finish(report, json_file)

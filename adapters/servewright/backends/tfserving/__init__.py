@@ -12,7 +12,7 @@ BACKEND = Backend(
     templates=asset_dir("templates") / keys.NAME,
     formats=("saved_model", "keras"),
     targets=flags.TARGETS,
-    runtimes=("process", "embedded"),
+    runtimes=("docker", "process", "embedded"),
     options=lambda: settings.Options,
     home=Site(models="/models", config="/config", run="/tmp", host="0.0.0.0", ports={"grpc": 8500, "http": 8501}),  # noqa: S104, S108  (inside a container, of which loopback alone is published)
     image="tensorflow/serving",

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
@@ -121,20 +121,7 @@ def read_back(server: RunningServer, client: Any, fleet: Fleet) -> Iterator[Read
                 setting=f"{prefix}label {label}", wanted=version, found=found,
                 source="GetModelMetadata by label" if found is not None else "the server does not know the label",
             )  # fmt: skip
-    yield from _process_settings(server, client, fleet, command_line(server))
-
-
-def command_line(server: RunningServer) -> tuple[str, ...]:
-    """Return the arguments that the server's process was started with, as the system has them."""
-    import psutil
-
-    pid = getattr(server.handle, "pid", None)
-    if pid is None:
-        return ()
-    try:
-        return tuple(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return ()
+    yield from _process_settings(server, client, fleet, tuple(server.handle.command_line()) if server.handle else ())
 
 
 def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]) -> Iterator[Reading]:
@@ -162,7 +149,7 @@ def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tu
         expected = {setting: value for setting, value in wanted.items() if setting.startswith(prefix + " ")}
         if not expected:
             continue
-        found = _file_fields(Path(given.get(flag, "")))
+        found = _file_fields(server, given.get(flag, ""))
         for setting, value in expected.items():
             field = setting.removeprefix(prefix + " ")
             yield Reading(
@@ -207,9 +194,10 @@ def message_fields(message: Any) -> dict[str, object]:
     return found
 
 
-def _file_fields(path: Path) -> Mapping[str, object]:
+def _file_fields(server: RunningServer, path: str) -> Mapping[str, object]:
+    assert server.handle is not None  # its command line was read
     try:
-        return message_fields(texts.parse(path.name, path.read_text(encoding="utf-8")))
+        return message_fields(texts.parse(PurePosixPath(path).name, server.handle.file(path).read_bytes().decode()))
     except (OSError, ValueError, KeyError):
         return {}
     except Exception:  # noqa: BLE001  (text_format.ParseError; a broken file has no fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -18,6 +17,7 @@ from servewright.backends.torchserve.tokens import KeyFile, Kind
 from servewright.channels import Channel
 from servewright.errors import InputError, ProbeError, ServerAnswerError
 from servewright.http import HttpConnection, Response
+from servewright.server import Readable
 
 Tensors = Mapping[str, NDArray[np.generic]]
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Client:
     be there. With a ``key_file``, every request carries a valid token.
     """
 
-    def __init__(self, endpoints: Mapping[str, str], *, key_file: Path | None = None) -> None:
+    def __init__(self, endpoints: Mapping[str, str], *, key_file: Readable | None = None) -> None:
         self._endpoints = dict(endpoints)
         self._lock = threading.Lock()
         self._connections: dict[str, HttpConnection] = {}

@@ -93,9 +93,9 @@ def connect(server: RunningServer) -> Client:
     from servewright.backends.torchserve.process import KEY_FILE
 
     endpoints = dict(server.endpoints)
-    named = endpoints.pop("key_file", None)
-    key_file = Path(named) if named else server.folder / KEY_FILE if server.folder else None
-    return Client(endpoints, key_file=key_file)
+    if named := endpoints.pop("key_file", None):
+        return Client(endpoints, key_file=Path(named))
+    return Client(endpoints, key_file=server.handle.file(KEY_FILE) if server.handle else None)
 
 
 def ready(server: RunningServer, client: Client, fleet: Fleet) -> bool:
@@ -138,7 +138,7 @@ def read_back(server: RunningServer, client: Client, fleet: Fleet) -> Iterator[R
         prefix = f"{spec.name}: " if many else ""
         described = client.describe(spec.name, str(spec.version))[0]
         yield from (_prefixed(reading, prefix) for reading in _model_settings(spec, described))
-        yield from (_prefixed(reading, prefix) for reading in _worker_threads(spec, described))
+        yield from (_prefixed(reading, prefix) for reading in _worker_threads(server, spec, described))
     yield from _server_settings(server, fleet)
 
 
@@ -170,19 +170,13 @@ def _model_settings(spec: ModelSpec, found: ModelDescription) -> Iterator[Readin
         yield Reading(setting=setting, wanted=wanted, found=value, source=source)
 
 
-def _worker_threads(spec: ModelSpec, found: ModelDescription) -> Iterator[Reading]:
-    """Yield the threads of the workers' processes, as far as these run on this machine."""
+def _worker_threads(server: RunningServer, spec: ModelSpec, found: ModelDescription) -> Iterator[Reading]:
+    """Yield the threads of the workers' processes, as far as these can be looked into."""
     if not spec.threads.intra_op:
         return
-    import psutil
-
-    values = set()
-    for worker in found.workers:
-        try:
-            values.add(psutil.Process(worker.pid).environ().get("OMP_NUM_THREADS", "unset"))
-        except (psutil.Error, ValueError):
-            values.add(None)
-    value = values.pop() if len(values) == 1 else None
+    environments = [server.handle.environment(worker.pid) if server.handle else {} for worker in found.workers]
+    values = {environment.get("OMP_NUM_THREADS", "unset") if environment else "" for environment in environments}
+    value = values.pop() or None if len(values) == 1 else None
     source = "environment of the workers" if value else "the workers' processes cannot be looked into from here"
     yield Reading(setting="OMP_NUM_THREADS", wanted=str(spec.threads.intra_op), found=value, source=source)
 
@@ -192,7 +186,7 @@ def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
     if server.plan is None:
         return
     printed = dict(_printed(server))
-    listening = listeners(server)
+    listening = dict(server.handle.listeners()) if server.handle else {}
     for name, wanted in texts.server_settings(fleet, server.plan.site).items():
         label = _PRINTED.get(name)
         found = printed.get(label) if label else None
@@ -209,22 +203,6 @@ def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
             )
         else:
             yield Reading(setting=name, wanted=wanted, found=_as_written(found), source=_PRINTED_AT_START)
-
-
-def listeners(server: RunningServer) -> dict[int, str]:
-    """Return the addresses on which the server's processes listen, by port; none where they are not ours to look at."""
-    import psutil
-
-    found: dict[int, str] = {}
-    members = getattr(server.handle, "members", None)
-    for pid in members() if members else ():
-        try:
-            sockets = psutil.Process(pid).net_connections(kind="tcp")
-        except psutil.Error:
-            continue
-        # A JVM listens on IPv4 addresses in their IPv6 form.
-        found |= {s.laddr.port: s.laddr.ip.removeprefix("::ffff:") for s in sockets if s.status == psutil.CONN_LISTEN}
-    return found
 
 
 def _grpc_listener(name: str, wanted: str, port: int, listening: dict[int, str]) -> Reading:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from servewright.errors import ProbeError
 from servewright.processes import wait_until
+from servewright.server import Readable
 
 Kind = Literal["inference", "management"]
 
@@ -42,7 +42,7 @@ class Tokens:
     api_key: str = field(repr=False)
 
     @classmethod
-    def read(cls, path: Path) -> Tokens:
+    def read(cls, path: Readable) -> Tokens:
         """Return the tokens in the file at ``path``; `ProbeError` where there are none."""
         try:
             content = json.loads(path.read_bytes())
@@ -64,7 +64,7 @@ class KeyFile:
     ``renew`` asks the server for a new key of a kind, with the API key.
     """
 
-    def __init__(self, path: Path, renew: Callable[[Kind, str], None], *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Readable, renew: Callable[[Kind, str], None], *, now: Callable[[], float] = time.time) -> None:
         self.path = path
         self._renew, self._now = renew, now
         self._lock = threading.Lock()

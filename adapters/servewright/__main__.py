@@ -1,0 +1,5 @@
+"""`python -m servewright`."""
+
+from servewright.cli import main
+
+main()
