@@ -6,7 +6,7 @@ server's settings back, and the stages do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +47,32 @@ class Outcome:
     setting: str = ""
     note: str = ""
     remedy: str = ""
+
+
+def outcome(
+    spec: ModelSpec,
+    key: str,
+    fate: Fate,
+    setting: str = "",
+    *,
+    note: str = "",
+    remedy: str = "",
+    value: str | None = None,
+) -> Outcome:
+    """Return what becomes of the dotted ``key`` of ``spec``, its value printed as the spec has it."""
+    shown = value_at(spec, key) if value is None else value
+    return Outcome(key=key, value=shown, fate=fate, setting=setting, note=note, remedy=remedy)
+
+
+def value_at(spec: ModelSpec, key: str) -> str:
+    """Return the value at a dotted ``key`` as short text; defaults inside it are left out."""
+    node: object = spec.model_dump(mode="json", exclude_defaults=True)
+    whole: object = spec.model_dump(mode="json")
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+        whole = whole.get(part) if isinstance(whole, dict) else None
+    text = str(whole if node is None else node)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 class Support(StrEnum):
@@ -259,5 +285,5 @@ class Backend:
     ready: Callable[[RunningServer, Any, Fleet], bool]
     identity: Callable[[Any], Identity]
     signature: Callable[[Any, ModelSpec], Signature | str]
-    read_back: Callable[[RunningServer, Any, Fleet], Sequence[Reading]]
+    read_back: Callable[[RunningServer, Any, Fleet], Iterable[Reading]]
     concurrent: Callable[[ModelSpec], int]

@@ -27,7 +27,11 @@ class Channel:
     """A gRPC channel to one server; safe to share between threads."""
 
     def __init__(
-        self, address: str, *, credentials: grpc.ChannelCredentials | None = None, options: Iterable[tuple[str, Any]] = ()
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Iterable[tuple[str, Any]] = (),
     ) -> None:
         self.address = address
         grpc = _grpc()
@@ -48,7 +52,9 @@ class Channel:
     def __enter__(self) -> Channel:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

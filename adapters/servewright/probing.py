@@ -1,8 +1,8 @@
-"""Probing: does a running server do what the spec says, and are its answers right?"""
+"""Probing: whether a running server does what the spec says, and its answers are right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -12,8 +12,9 @@ from servewright.errors import MissingExtraError, ModelFileError, ProbeError, Se
 from servewright.fleet import Fleet
 from servewright.reporting import Check, Status
 from servewright.samples import Arrays, batchable, different, fitting, load_npz, made_up
+from servewright.samples import shown as shape_shown
 from servewright.server import RunningServer
-from servewright.spec import ModelSpec
+from servewright.spec import ModelSpec, TensorSpec
 from servewright.specfile import Document
 
 SEED = 20_240_229
@@ -135,14 +136,18 @@ def _metadata(spec: ModelSpec, backend: Backend, client: Any) -> Check:
     told = backend.signature(client, spec)
     if isinstance(told, str):
         return Check("metadata", Status.UNVERIFIABLE, told)
-    key = lambda tensors: sorted((tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)  # noqa: E731
     for kind, found, wanted in (
         ("inputs", told.inputs, spec.signature.inputs),
         ("outputs", told.outputs, spec.signature.outputs),
     ):
-        if key(found) != key(wanted):
-            return Check("metadata", Status.FAIL, f"{kind} are {key(found)}, the spec says {key(wanted)}")
+        if set(found) != set(wanted):
+            return Check("metadata", Status.FAIL, f"{kind} are {_listed(found)}, the spec says {_listed(wanted)}")
     return Check("metadata", Status.PASS, f"signature {spec.signature.name!r} as in the spec")
+
+
+def _listed(tensors: Iterable[TensorSpec]) -> str:
+    texts = (f"{tensor.name}: {tensor.dtype} {shape_shown(tensor.shape)}" for tensor in tensors)
+    return ", ".join(sorted(texts))
 
 
 def _signature_kept(spec: ModelSpec, client: Any, sample: Arrays) -> Iterator[Check]:

@@ -5,7 +5,7 @@ Every text is parsed back with its true grammar and must mean what was meant, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -36,7 +36,7 @@ def fitting(arrays: Mapping[str, NDArray[np.generic]], tensors: tuple[TensorSpec
     for name, array in arrays.items():
         tensor = wanted[name]
         if tensor.dtype == "string":
-            array = np.char.encode(array) if array.dtype.kind == "U" else array
+            array = np.char.encode(array.astype(np.str_)) if array.dtype.kind == "U" else array
             found[name] = array.astype(object)
         elif array.dtype != np_dtype(tensor.dtype):
             raise InputError(f"{what}: {name} is {array.dtype}, the signature says {tensor.dtype}; convert the file")
@@ -54,7 +54,8 @@ def np_dtype(name: str) -> np.dtype[np.generic]:
             import ml_dtypes
         except ImportError as error:
             raise InputError("bfloat16 needs the package ml_dtypes; run: pip install ml_dtypes") from error
-        return np.dtype(ml_dtypes.bfloat16)
+        narrow: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
+        return narrow
     return np.dtype(object if name == "string" else name)
 
 
@@ -102,7 +103,8 @@ def _mixed(array: NDArray[np.generic], first: int, second: int, share: float) ->
     if array.dtype.kind != "f":
         return one
     other = array[second : second + 1]
-    return np.asarray(one * share + other * (1.0 - share)).astype(array.dtype)
+    mixed: NDArray[np.float64] = one.astype(np.float64) * share + other.astype(np.float64) * (1.0 - share)
+    return mixed.astype(array.dtype)
 
 
 def _values(tensor: TensorSpec, rows: int, random: np.random.Generator) -> NDArray[np.generic]:

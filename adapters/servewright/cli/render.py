@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from servewright.cli import printing
 from servewright.cli.options import PATH, backend_option, json_option, spec_argument
 from servewright.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from servewright.backend import Outcome
 
 
 @click.command("render", epilog="Example: servewright render digits.yaml --backend tfserving -o config/")
@@ -81,13 +86,12 @@ def _print_texts(texts: dict[str, str], *, as_json: bool) -> None:
         printing.line(f"# {path}\n{text.rstrip()}\n")
 
 
-def _print_outcomes(found: dict[str, tuple[object, ...]], *, as_json: bool) -> None:
+def _print_outcomes(found: Mapping[str, Sequence[Outcome]], *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from servewright.backend import Outcome
     from servewright.errors import InputError
 
-    rows = [(model, outcome) for model, each in found.items() for outcome in each if isinstance(outcome, Outcome)]
+    rows = [(model, outcome) for model, each in found.items() for outcome in each]
     if as_json:
         printing.as_json([{"model": model} | asdict(outcome) for model, outcome in rows])
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def load_digits() -> Digits:
         from sklearn.datasets import load_digits as load
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "dev", "the demonstration's data") from error
-    data = load()
+    data: Any = load()
     images = (data.images / 16.0).astype(np.float32)[:, None, :, :]
     labels = data.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(images))

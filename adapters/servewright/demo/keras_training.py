@@ -21,7 +21,7 @@ def train(digits: Digits, *, epochs: int = 12) -> Any:
     hidden = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(hidden)
     hidden = keras.layers.Conv2D(32, 3, padding="same", strides=2, activation="relu")(hidden)
     hidden = keras.layers.Dropout(0.2)(keras.layers.Flatten()(hidden))
-    model = keras.Model(image, keras.layers.Dense(10, name="scores")(hidden), name="digits")
+    model: Any = keras.Model(image, keras.layers.Dense(10, name="scores")(hidden), name="digits")
     model.compile(
         optimizer=keras.optimizers.Adam(3e-3), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -38,7 +38,7 @@ def write_saved_model(model: Any, folder: Path) -> Path:
     """Write the folder ``saved_model``, with one signature for batches of any size."""
     target = folder / "saved_model"
 
-    archive = keras.export.ExportArchive()
+    archive: Any = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint(
         "serving_default",

@@ -22,7 +22,7 @@ def train(digits: Digits, *, epochs: int = 12) -> network.DigitsNet:
     images, labels = torch.from_numpy(digits.train_images), torch.from_numpy(digits.train_labels)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(epochs):
-        for batch in torch.randperm(len(images)).split(64):
+        for batch in torch.randperm(len(images)).split(64):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -174,8 +174,8 @@ def _wanted(fleet: Fleet, server: RunningServer) -> dict[str, object]:
         (texts.MONITORING, "monitoring"), (texts.SESSION, "session"),
     ):  # fmt: skip
         if file in views:
-            for field, value in message_fields(views[file].meaning).items():
-                found[f"{prefix} {field}"] = value
+            fields = message_fields(views[file].meaning)
+            found |= {f"{prefix} {field}": wanted for field, wanted in fields.items()}
     return found
 
 

@@ -95,7 +95,11 @@ def _model_config(specs: list[ModelSpec], site: Site) -> View:
     meaning.model_config_list.SetInParent()
     for spec in specs:
         policy = spec.versions.policy
-        model = {"name": spec.name, "base_path": base_path(spec, site), "labels": sorted(spec.versions.labels.items())}
+        model: dict[str, object] = {
+            "name": spec.name,
+            "base_path": base_path(spec, site),
+            "labels": sorted(spec.versions.labels.items()),
+        }
         config = meaning.model_config_list.config.add(
             name=spec.name,
             base_path=base_path(spec, site),

@@ -183,11 +183,11 @@ def manifest_of(spec: ModelSpec) -> dict[str, Any]:
     return {"runtime": "python", "archiverVersion": f"servewright {__version__}", "model": model}
 
 
-def _flag(value: bool) -> str:  # noqa: FBT001  (the one thing it prints)
+def _flag(value: object) -> str:
     return "true" if value else "false"
 
 
-def _text(value: str | int | bool) -> str:
+def _text(value: object) -> str:
     return _flag(value) if isinstance(value, bool) else str(value)
 
 

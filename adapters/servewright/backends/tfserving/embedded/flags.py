@@ -1,4 +1,4 @@
-"""The command line, read as the real server reads it: ``--name=value``, the last one wins, unknown words are printed."""
+"""The command line, read as the real server reads it: ``--name=value``, the last one wins, unknown words are shown."""
 
 from __future__ import annotations
 

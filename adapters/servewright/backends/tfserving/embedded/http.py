@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -109,23 +109,28 @@ class Connection(asyncio.Protocol):
         return self._task is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Give up the answer that nobody will read."""
         self._open.discard(self)
         self._writable.set()
         if self._task is not None:
             self._task.cancel()
 
     def pause_writing(self) -> None:
+        """Wait with the next request: the client reads slowly."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """Go on."""
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
+        """Take what came, and answer what is complete."""
         self._buffer += data
         self._advance()
 
@@ -174,7 +179,7 @@ class Connection(asyncio.Protocol):
         del self._buffer[: end + len(mark)]
         return piece
 
-    def _requests(self):  # type: ignore[no-untyped-def]
+    def _requests(self) -> Generator[bytes | int, bytes, None]:
         """Parse requests: yields a number of bytes or an end mark that it waits for, and is sent what was found."""
         while True:
             line = yield b"\n"
@@ -198,7 +203,7 @@ class Connection(asyncio.Protocol):
             keep = "close" not in connection and (version >= (1, 1) or "keep-alive" in connection)
             self._task = asyncio.ensure_future(self._answer(Request(method, path, headers, body), keep=keep))
 
-    def _headers(self):  # type: ignore[no-untyped-def]
+    def _headers(self) -> Generator[bytes | int, bytes, dict[str, str]]:
         headers: dict[str, str] = {}
         size, last = 0, ""
         while True:
@@ -219,7 +224,7 @@ class Connection(asyncio.Protocol):
             last = name.decode("latin-1").lower()
             headers.setdefault(last, value.strip().decode("latin-1"))
 
-    def _body(self, headers: dict[str, str]):  # type: ignore[no-untyped-def]
+    def _body(self, headers: dict[str, str]) -> Generator[bytes | int, bytes, bytes]:
         chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         length_text = headers.get("content-length")
         if not chunked and length_text is None:

@@ -218,9 +218,8 @@ class Reader:
         else:
             digits = self._digits()
         fraction: bytes | None = None
-        if self._take(0x2E):
-            if not (fraction := self._digits()):
-                self._fail("Miss fraction part in number.")
+        if self._take(0x2E) and not (fraction := self._digits()):
+            self._fail("Miss fraction part in number.")
         exponent: int | None = None
         if self._peek() in (0x65, 0x45):
             self._at += 1

@@ -334,8 +334,10 @@ def json_type(value: Any) -> str:
         return "Null"
     if isinstance(value, bool):
         return "True" if value else "False"
-    kinds = {dict: "Object", list: "Array", str: "String"}
-    return kinds.get(type(value), "Number")
+    for kind, name in ((dict, "Object"), (list, "Array"), (str, "String")):
+        if isinstance(value, kind):
+            return name
+    return "Number"
 
 
 def _packed(flat: list[Any], dtype: int, shape: tuple[int, ...]) -> Tensor:

@@ -55,7 +55,7 @@ def number_tokens(tensor: Tensor) -> tuple[list[str], Sequence[Any]]:
             flat = np.where(np.abs(flat) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), flat), flat)
         with np.errstate(over="ignore"):
             formats = number_formats(flat, double=tensor.dtype == _DOUBLE)
-        values = flat.astype(np.float64).tolist()
+        values: list[Any] = flat.astype(np.float64).tolist()
         if not np.isfinite(flat).all():
             for at in np.flatnonzero(~np.isfinite(flat)).tolist():
                 formats[at], values[at] = "%s", _not_finite(values[at])

@@ -52,7 +52,7 @@ async def predict(
     deadline_us: int | None = None,
     read: Callable[[Any, str], Tensor] = read_tensor,
 ) -> Outputs:
-    """Return the outputs by alias; ``read`` makes a tensor of an input, which is a TensorProto unless told otherwise."""
+    """Return the outputs by alias; ``read`` makes a tensor of an input: of a TensorProto, unless told otherwise."""
     tensors = [
         (name, read(inputs[alias], alias) if alias in inputs else read_tensor(signature.message.defaults[alias], alias))
         for alias, name in feeds(signature, inputs)

@@ -105,17 +105,18 @@ def write_tensor(tensor: Tensor) -> bytes:
         encoded: bytes = message.SerializeToString()
         return encoded
     start = _tensor_head(tensor.dtype, tensor.shape)
-    if not tensor.data:
+    data: bytes = tensor.data
+    if not data:
         return start
     if tensor.dtype not in WIDTHS or (11 <= tensor.dtype <= 16 and tensor.dtype != 14):
-        return start + head(4, len(tensor.data)) + tensor.data  # quantized types have no field of their own
+        return start + head(4, len(data)) + data  # quantized types have no field of their own
     kind = kind_numbered(tensor.dtype)
     if tensor.dtype in _FIXED:
-        return start + head(kind.field_number, len(tensor.data)) + tensor.data
+        return start + head(kind.field_number, len(data)) + data
     if kind.packed == "bits":
-        flat = np.frombuffer(tensor.data, np.uint16).astype(np.uint64)
+        flat = np.frombuffer(data, np.uint16).astype(np.uint64)
     else:
-        flat = np.frombuffer(tensor.data, kind.dtype)
+        flat = np.frombuffer(data, kind.dtype)
         flat = flat.astype(np.int64).view(np.uint64) if flat.dtype.kind == "i" else flat.astype(np.uint64)
     payload = pack_varints(flat)
     return start + head(kind.field_number, len(payload)) + payload

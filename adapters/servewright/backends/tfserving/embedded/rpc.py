@@ -84,6 +84,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
                     request = parse(data)
                 except DecodeError:
                     await _refuse(context, Code.INTERNAL, "")
+                    raise
                 left = context.time_remaining()
                 deadline = None if left is None or left > _LONGEST_DEADLINE_S else now_us() + int(left * 1e6)
                 try:

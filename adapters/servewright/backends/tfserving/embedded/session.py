@@ -26,11 +26,10 @@ _thread = local()
 
 def _status() -> Status:
     """Return this thread's own TF_Status: one is made once a thread, not once a call."""
-    try:
-        return _thread.status  # type: ignore[no-any-return]
-    except AttributeError:
-        _thread.status = Status()
-        return _thread.status
+    status: Status | None = getattr(_thread, "status", None)
+    if status is None:
+        status = _thread.status = Status()
+    return status
 
 
 class Session:
