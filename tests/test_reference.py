@@ -133,6 +133,7 @@ def test_onnx_models_answer(models: Any) -> None:
         ({}, "input 'x' is missing; the signature 'serving_default' takes x"),
         ({"x": ROWS, "y": ROWS}, "there is no input 'y'"),
         ({"x": [["a"]]}, "'x' has dtype string, and the signature says float32"),
+        ({"x": np.array([{}], object)}, "'x' has dtype string"),
         ({"x": ROWS + 1j}, "'x' has dtype complex64"),
     ],
 )
@@ -142,6 +143,33 @@ def test_inputs_that_the_signature_does_not_have(models: Any, inputs: dict[str, 
     with pytest.raises(InputError, match=said):
         model.predict(inputs)
     assert model._child is None
+
+
+def test_objects_are_no_input(models: Any) -> None:
+    """An array of Python objects for a text input is refused, and not pickled."""
+    pytest.importorskip("onnxruntime")
+    with (
+        ReferenceModel(models["onnx"] / "text.onnx") as model,
+        pytest.raises(InputError, match="holds dict; give numbers or text"),
+    ):
+        model.predict({"text": np.array([{}], object)})
+
+
+def test_an_interrupted_call_leaves_no_answer_behind(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupt, the next call gets its own answer and not the one that was still on its way."""
+    pytest.importorskip("onnxruntime")
+    model = ReferenceModel(models["onnx"] / "small.onnx")
+    model.predict({"x": ROWS})
+
+    def interrupted(_: object) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.predict({"x": ROWS})
+    assert model.predict({"x": ROWS[:1]})["best"].shape == (1,)
+    model.close()
 
 
 @pytest.mark.torch

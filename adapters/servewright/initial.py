@@ -87,7 +87,10 @@ def _path(path: Path, folder: Path) -> str:
     """Return ``path`` from ``folder`` where it lies in it, else from the root: a spec does not climb."""
     absolute = Path(os.path.normpath(path.absolute()))
     base = Path(os.path.normpath(folder.absolute()))
-    return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
+    text = (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
+    if _NOT_PRINTABLE.search(text):
+        raise InputError(f"{text!r} has a control character in it; rename the file")
+    return text
 
 
 def _signature(signature: Signature) -> Iterator[str]:

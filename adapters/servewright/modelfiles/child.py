@@ -77,8 +77,15 @@ class Child:
             answer, results = frames.read(self._out)
         except (EOFError, OSError) as error:
             if expired.is_set():
+                self._process.wait()
                 raise ModelFileError(f"{self._subject}: no answer in {limit:g} s; give it more time") from error
             raise ModelFileError(f"{self._subject}: {self._obituary()}") from error
+        except TypeError as error:  # nothing was sent
+            raise InputError(f"{error}; give numbers or text") from error
+        except BaseException:
+            self._process.kill()  # its answer would be taken for that to the next call
+            self._process.wait()
+            raise
         finally:
             watchdog.cancel()
         if "error" in answer:

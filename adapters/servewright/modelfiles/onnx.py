@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ def load(source: Source, signature: Signature | None) -> Loaded:
     def predict(inputs: Arrays) -> Arrays:
         by_position = dict(zip(takes, inputs.values(), strict=False))
         feeds = inputs if set(inputs) <= set(takes) else by_position
-        results: list[Any] = session.run(fetched, {name: _text(array) for name, array in feeds.items()})
+        results: Sequence[Any] = session.run(fetched, {name: _text(array) for name, array in feeds.items()})
         return dict(zip(names, results, strict=True))
 
     return Loaded(predict, tuple(takes))

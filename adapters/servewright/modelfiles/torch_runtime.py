@@ -27,7 +27,8 @@ def torch() -> Any:
     except ImportError as error:
         raise MissingExtraError("torch", "torch", "running a PyTorch model") from error
     torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # use_deterministic_algorithms does the same, and imports the whole compiler for it.
+    torch.set_deterministic_debug_mode("warn")
     return torch
 
 
