@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
 from servewright import specfile, yamltext
 from servewright.errors import InputError, Problem, SpecError
 from servewright.fields import AsTuple, ModelName, Part
-from servewright.spec import ServerSettings
+from servewright.spec import ModelSpec, ServerSettings
 from servewright.specfile import Document, problem
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,20 @@ class Fleet:
         """The SHA-256 over the meaning of every spec and of the server's settings."""
         parts = [document.digest for document in self.models] + [self.server.model_dump_json()]
         return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def agreed(self, key: str, values: Callable[[ModelSpec], Mapping[str, T]]) -> dict[str, T]:
+        """Return settings of the server that its specs bring along below ``key``; `SpecError` where two differ."""
+        found: dict[str, T] = {}
+        given_by: dict[str, str] = {}
+        for document in self.models:
+            for name, value in values(document.spec).items():
+                if found.setdefault(name, value) != value:
+                    reason = f"{value!r} here, and {found[name]!r} in the spec of {given_by[name]}"
+                    raise SpecError(
+                        [document.problem(f"{key}.{name}", reason, "one server has one value: make them equal")]
+                    )
+                given_by.setdefault(name, document.spec.name)
+        return found
 
 
 class _FleetFile(Part):

@@ -7,12 +7,18 @@ spelling has to be checked here.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
 Kind = Literal["bool", "int", "float", "string"]
+_KINDS: Final[Mapping[Kind, tuple[type, ...]]] = MappingProxyType(
+    {"bool": (bool,), "int": (int,), "float": (int, float), "string": (str,)}
+)
+_LARGEST: Final = 2**31 - 1
+_PAIRS: Final = re.compile(r"[^=,]+=[^=,]*(,[^=,]+=[^=,]*)*")
 TARGETS: Final = ("2.11", "2.12", "2.13", "2.14", "2.15", "2.16", "2.17", "2.18", "2.19", "2.20")
 DEFAULT_TARGET: Final = "2.17"
 
@@ -96,9 +102,13 @@ def complaint(name: str, value: object, *, target: str) -> tuple[str, str] | Non
         )
     if release(flag.since) > release(target):
         return f"--{name} exists since {flag.since}, the target is {target}", f"raise target.tfserving to {flag.since}"
-    wanted = {"bool": bool, "int": int, "float": (int, float), "string": str}[flag.kind]
-    if not isinstance(value, wanted) or (flag.kind != "bool" and isinstance(value, bool)):  # type: ignore[arg-type]
+    wanted = _KINDS[flag.kind]
+    if not isinstance(value, wanted) or (flag.kind != "bool" and isinstance(value, bool)):
         return f"--{name} takes a {flag.kind}, not {value!r}", f"write a {flag.kind}"
+    if isinstance(value, int) and not -_LARGEST - 1 <= value <= _LARGEST:
+        return f"--{name} is a 32-bit number", f"write at most {_LARGEST}"
+    if name == "grpc_channel_arguments" and not _PAIRS.fullmatch(str(value)):
+        return f"the server dies of --{name}={value!r}", "write key=value,key=value"
     return None
 
 

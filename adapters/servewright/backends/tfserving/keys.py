@@ -125,9 +125,7 @@ def _batching(spec: ModelSpec, server: ServerSettings) -> Iterator[Outcome]:
         yield outcome(spec, "batching.threads", Fate.APPLIED, "num_batch_threads", note="one pool for all models")
     if not server.threads:
         note = f"raised to {server_threads(spec)}: every waiting request holds a server thread"
-        yield outcome(
-            spec, "batching.max_size", Fate.EMULATED, "--grpc_max_threads, --rest_api_num_threads", note=note
-        )
+        yield outcome(spec, "batching.max_size", Fate.EMULATED, "--grpc_max_threads, --rest_api_num_threads", note=note)
     elif server.threads < batching.max_size + 2:
         note = f"the fleet's {server.threads} server threads can never fill a batch of {batching.max_size}"
         remedy = "remove server.threads from the fleet file: the renderer raises them far enough"

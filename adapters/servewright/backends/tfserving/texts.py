@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format, text_format
 
 from servewright.backend import Site, View
-from servewright.backends.tfserving import flags, keys, protos
+from servewright.backends.tfserving import flags, keys, protos, settings
 from servewright.backends.tfserving.settings import Options
 from servewright.fleet import Fleet
 from servewright.spec import Batching, Latest, ModelSpec, Specific
@@ -39,21 +38,14 @@ def parse(path: str, text: str) -> object:
     """Read a rendered file with its true grammar: protobuf text format, or one flag a line."""
     name = path.rpartition("/")[2]
     if name == FLAGS:
-        return tuple(text.splitlines())
+        return tuple(text.removesuffix("\n").split("\n"))
     return text_format.Parse(text, getattr(protos, _MESSAGES[name])())
-
-
-def session_text(fields: Mapping[str, Any]) -> str:
-    """Return fields of tensorflow.ConfigProto as text format; `ValueError` says what does not fit."""
-    try:
-        return text_format.MessageToString(json_format.ParseDict(dict(fields), protos.ConfigProto())).rstrip("\n")
-    except (json_format.ParseError, TypeError) as error:
-        raise ValueError(str(error)) from error
 
 
 def views(fleet: Fleet, site: Site) -> dict[str, View]:
     """Return what each file shows; a file absent here is not written."""
     specs = [document.spec for document in fleet.models]
+    fleet.agreed("target", lambda spec: {name: release for name, release in spec.target.items() if name == keys.NAME})
     files = {MODEL_CONFIG: _model_config(specs, site)}
     shared = shared_batching(specs)
     if shared:
@@ -64,14 +56,13 @@ def views(fleet: Fleet, site: Site) -> dict[str, View]:
             if spec.batching.max_size > 1:
                 files[f"{spec.name}/{PER_MODEL}"] = _batching_view(spec.batching, keys.options(spec), pool=False)
     if fleet.server.metrics:
-        path = keys.options(specs[0]).monitoring_path
+        path = own_value(fleet, "monitoring_path")
         meaning = protos.MonitoringConfig(prometheus_config={"enable": True, "path": path})
         files[MONITORING] = View(template="monitoring.pbtxt.j2", values={"path": path}, meaning=meaning)
-    session = session_fields(specs)
-    if session:
-        text = session_text(session)
+    if fields := session_fields(fleet):
+        session = settings.session_message(fields)
         files[SESSION] = View(
-            template="session.pbtxt.j2", values={"text": text}, meaning=text_format.Parse(text, protos.ConfigProto())
+            template="session.pbtxt.j2", values={"text": settings.session_text(session)}, meaning=session
         )
     words = tuple(flag_words(fleet, site, present=set(files)))
     files[FLAGS] = View(template="flags.txt.j2", values={"flags": words}, meaning=words)
@@ -169,17 +160,26 @@ def _literal(value: Any) -> str:
     return pbtxt_string(value) if isinstance(value, str) else str(value)
 
 
-def session_fields(specs: list[ModelSpec]) -> dict[str, Any]:
+def own_value(fleet: Fleet, name: str) -> Any:
+    """Return the one value of a setting below ``tfserving:`` that belongs to the whole server."""
+    given = fleet.agreed(keys.NAME, lambda spec: keys.options(spec).model_dump(include={name}, exclude_unset=True))
+    return given.get(name, getattr(Options(), name))
+
+
+def session_fields(fleet: Fleet) -> dict[str, Any]:
     """Return the fields of the one session config: every model's own, and the GPU that is asked for."""
-    fields: dict[str, Any] = {}
-    for spec in specs:
-        fields |= keys.options(spec).session
+    fields = fleet.agreed(f"{keys.NAME}.session", _session_fields)
+    for spec in (document.spec for document in fleet.models):
         if ":" in spec.device:
-            fields["gpu_options"] = {
-                "visible_device_list": spec.device.partition(":")[2],
-                **fields.get("gpu_options", {}),
-            }
+            gpu = {"visible_device_list": spec.device.partition(":")[2]}
+            fields["gpu_options"] = gpu | fields.get("gpu_options", {})
     return fields
+
+
+def _session_fields(spec: ModelSpec) -> dict[str, Any]:
+    """Return a spec's session fields by the names of the definition, whichever way they are written."""
+    message = settings.session_message(keys.options(spec).session)
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
 def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
@@ -213,6 +213,5 @@ def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
         most = max(value or 0 for value in values)
         if most:
             chosen[flag] = most
-    for spec in specs:
-        chosen |= keys.options(spec).flags
+    chosen |= fleet.agreed(f"{keys.NAME}.flags", lambda spec: keys.options(spec).flags)
     return [flags.word(name, value) for name, value in chosen.items()]
