@@ -24,7 +24,14 @@ REQUIREMENTS = "requirements.txt"
 
 def yaml_text(value: object) -> str:
     """Print ``value`` as YAML: ASCII only, short collections on one line, in the order given."""
-    return str(yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=10_000)).rstrip("\n")
+    return str(yaml.dump(value, Dumper=_Plain, sort_keys=False, default_flow_style=None, width=10_000)).rstrip("\n")
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes values out that occur twice: TorchServe's reader gives up at fifty aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  (PyYAML's signature)
+        return True
 
 
 def json_text(value: object) -> str:
@@ -88,8 +95,9 @@ def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
         settings["install_py_dep_per_model"] = "true"
     if server.threads:
         settings["number_of_netty_threads"] = str(server.threads)
-    for spec in specs:
-        settings |= {name: _text(value) for name, value in keys.options(spec).properties.items()}
+    fleet.agreed("target", lambda spec: {name: release for name, release in spec.target.items() if name == keys.NAME})
+    own = fleet.agreed(f"{keys.NAME}.properties", lambda spec: keys.options(spec).properties)
+    settings |= {name: _text(value) for name, value in own.items()}
     for name, value in settings.items():
         if found := properties.variables(value):
             raise InputError(
