@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
@@ -23,6 +22,16 @@ if TYPE_CHECKING:
 BINARY = "tensorflow_model_server"
 VARIABLE = "SERVEWRIGHT_TENSORFLOW_MODEL_SERVER"
 EMBEDDED = "servewright.backends.tfserving.embedded"
+_PORTS = {"grpc": 8500, "http": 8501}
+# Each config file, the flag that names it, and what its settings are called in reports.
+_FILES = (
+    (texts.MODEL_CONFIG, "model_config_file", "model config"),
+    (texts.BATCHING, "batching_parameters_file", "batching"),
+    (texts.MONITORING, "monitoring_config_file", "monitoring"),
+    (texts.SESSION, "tensorflow_session_config_file", "session"),
+)
+# Flags of the launch plan, which no spec sets.
+_PLANNED = frozenset({"max_num_load_retries"})
 _DEFAULT_STARTUP_US = 120_000_000
 
 
@@ -118,14 +127,15 @@ def read_back(server: RunningServer, client: Any, fleet: Fleet) -> Iterator[Read
         for label, version in spec.versions.labels.items():
             found = client.version_of_label(spec.name, label)
             yield Reading(
-                setting=f"{prefix}label {label}", wanted=version, found=found,
-                source="GetModelMetadata by label" if found is not None else "the server does not know the label",
+                setting=f"{prefix}label {label}", wanted=version, found="absent" if found is None else found,
+                source="GetModelMetadata by label",
             )  # fmt: skip
     yield from _process_settings(server, client, fleet, tuple(server.handle.command_line()) if server.handle else ())
 
 
 def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]) -> Iterator[Reading]:
-    wanted = _wanted(fleet, server)
+    given = flags.read(argv)
+    wanted = _wanted(fleet, server.plan.site if server.plan else _site_of(server, given))
     if not argv:
         for setting, value in wanted.items():
             yield Reading(
@@ -135,21 +145,17 @@ def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tu
                 source="the server has no call for it, and its process is not ours",
             )
         return
-    given = flags.read(argv)
     source = "flag of the process"
     for setting, value in wanted.items():
-        name, _, field = setting.partition(" ")
-        if not name.startswith("--"):
-            continue
-        yield Reading(setting=setting, wanted=value, found=given.get(name[2:], "absent"), source=source)
-    for flag, prefix in (
-        ("model_config_file", "model config"), ("batching_parameters_file", "batching"),
-        ("monitoring_config_file", "monitoring"), ("tensorflow_session_config_file", "session"),
-    ):  # fmt: skip
+        if setting.startswith("--"):
+            yield Reading(setting=setting, wanted=value, found=given.get(setting[2:], "absent"), source=source)
+    for name in sorted(set(given) - _PLANNED - {setting.removeprefix("--") for setting in wanted}):
+        yield Reading(setting=f"--{name}", wanted="absent", found=given[name], source=source)
+    for kind, flag, prefix in _FILES:
         expected = {setting: value for setting, value in wanted.items() if setting.startswith(prefix + " ")}
         if not expected:
             continue
-        found = _file_fields(server, given.get(flag, ""))
+        found = _file_fields(server, given.get(flag, ""), kind)
         for setting, value in expected.items():
             field = setting.removeprefix(prefix + " ")
             yield Reading(
@@ -159,20 +165,23 @@ def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tu
         yield from _metrics(client, wanted["batching max_batch_size"])
 
 
-def _wanted(fleet: Fleet, server: RunningServer) -> dict[str, object]:
+def _site_of(server: RunningServer, given: Mapping[str, str]) -> Site:
+    """Return where a server lives that somebody else started, as its own command line and config say."""
+    config = given.get("model_config_file", "/config/model_config.pbtxt")
+    listed = getattr(_message(server, config, texts.MODEL_CONFIG), "model_config_list", None)
+    models = listed.config[0].base_path.rpartition("/")[0] if listed and listed.config else "/models"
+    ports = {name: int(address.rpartition(":")[2]) for name, address in server.endpoints.items() if name in _PORTS}
+    return Site(models=models, config=config.rpartition("/")[0], run="", host="127.0.0.1", ports=_PORTS | ports)
+
+
+def _wanted(fleet: Fleet, site: Site) -> dict[str, object]:
     """Return every flag and every field of the files that the process should have been given."""
-    site = server.plan.site if server.plan else None
     found: dict[str, object] = {}
-    if site is None:
-        return found
     views = texts.views(fleet, site)
     for word in texts.flag_words(fleet, site, present=set(views)):
         name, _, value = word.partition("=")
         found[name] = value
-    for file, prefix in (
-        (texts.MODEL_CONFIG, "model config"), (texts.BATCHING, "batching"),
-        (texts.MONITORING, "monitoring"), (texts.SESSION, "session"),
-    ):  # fmt: skip
+    for file, _, prefix in _FILES:
         if file in views:
             fields = message_fields(views[file].meaning)
             found |= {f"{prefix} {field}": wanted for field, wanted in fields.items()}
@@ -194,14 +203,21 @@ def message_fields(message: Any) -> dict[str, object]:
     return found
 
 
-def _file_fields(server: RunningServer, path: str) -> Mapping[str, object]:
-    assert server.handle is not None  # its command line was read
+def _file_fields(server: RunningServer, path: str, kind: str) -> Mapping[str, object]:
+    message = _message(server, path, kind)
+    return {} if message is None else message_fields(message)
+
+
+def _message(server: RunningServer, path: str, kind: str) -> Any:
+    """Return the message in a config file of the server, whatever its name; ``None`` where it cannot be read."""
+    from google.protobuf.text_format import ParseError
+
+    if server.handle is None:
+        return None
     try:
-        return message_fields(texts.parse(PurePosixPath(path).name, server.handle.file(path).read_bytes().decode()))
-    except (OSError, ValueError, KeyError):
-        return {}
-    except Exception:  # noqa: BLE001  (text_format.ParseError; a broken file has no fields)
-        return {}
+        return texts.parse(kind, server.handle.file(path).read_bytes().decode())
+    except (OSError, ValueError, ParseError):
+        return None
 
 
 def _metrics(client: Any, most: object) -> Iterator[Reading]:
