@@ -102,7 +102,10 @@ def decode_array(value: Any, dtype: str) -> Array:
         array = np.array(value, wanted)
     if array.size and array.dtype.kind not in _FITTING.get(wanted.kind, "iuf"):
         raise TensorError(f"not {dtype}: {str(value)[:60]}")
-    return array.astype(wanted, copy=False)
+    found = array.astype(wanted, copy=False)
+    if wanted.kind in "iu" and not np.array_equal(found, array):
+        raise TensorError(f"beyond {dtype}: {str(value)[:60]}")
+    return found
 
 
 def _nested(shape: tuple[int, ...], values: Iterable[Any]) -> Any:
