@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +12,9 @@ from servewright.backend import Archive, Artifact, Backend, Build, Content
 from servewright.errors import InputError
 from servewright.fleet import Fleet
 from servewright.manifest import FILE as MANIFEST
-from servewright.manifest import manifest_of
-from servewright.rendering import render
+from servewright.manifest import load_manifest, manifest_of
+from servewright.rendering import render, site_of
+from servewright.staging import scratch_directory
 from servewright.tree import assemble_tree
 
 
@@ -26,15 +25,33 @@ def package(fleet: Fleet, backend: Backend, target: Path, *, packed: bool = True
     constant time. ``trust`` lets code run that a model's file holds, where one has to be exported. The same fleet gives
     the same bytes. Source files are only read.
     """
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there and is no artifact; choose another folder, or remove it")
-    texts = render(fleet, backend, replace(backend.home, packed=packed))
-    with _build_folder(target) as build:
+    _check_replaceable(target)
+    texts = render(fleet, backend, replace(site_of(fleet, backend), packed=packed))
+    # Beside the target, so that what is made on the way can be linked and not copied.
+    with scratch_directory(target) as build:
         content = backend.members(fleet, texts, Build(folder=build, packed=packed, trust=trust))
         members = _written(content, build) | {f"config/{path}": text.encode() for path, text in texts.items()}
         manifest = manifest_of(members, backend=backend.name, spec_digest=fleet.digest, tool_version=__version__)
         assemble_tree(target, members | {MANIFEST: manifest.to_json().encode()})
     return Artifact(root=target, digest=manifest.digest, packed=packed)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace what is not an artifact of ours, or holds files that were put into it since."""
+    try:
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+            return
+        if not (target / MANIFEST).is_file():
+            raise InputError(f"{target} is there and is no artifact; choose another folder, or remove it")
+        ours = {MANIFEST, *load_manifest(target).files}
+        files = (path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir())
+        strange = next((file for file in sorted(files) if file not in ours), None)
+    except OSError as error:
+        raise InputError(f"{target} cannot be read: {error.strerror or error}; choose another folder") from error
+    if strange is not None:
+        raise InputError(
+            f"{target} holds {strange}, which is not of the artifact; move it away, or choose another folder"
+        )
 
 
 def _written(content: Mapping[str, Content], build: Path) -> dict[str, Path | bytes]:
@@ -47,23 +64,3 @@ def _written(content: Mapping[str, Content], build: Path) -> dict[str, Path | by
             member = archive
         found[path] = member
     return found
-
-
-class _build_folder:  # noqa: N801  (used as a with-statement, like a function)
-    """A folder beside the target, so that what is built can be linked and not copied."""
-
-    def __init__(self, target: Path) -> None:
-        self._parent = target.absolute().parent
-
-    def __enter__(self) -> Path:
-        try:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=".servewright-build-", dir=self._parent))
-        except OSError as error:
-            raise InputError(
-                f"cannot write below {self._parent}: {error.strerror or error}; choose another folder"
-            ) from error
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
