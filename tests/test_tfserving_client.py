@@ -272,7 +272,11 @@ class Told:
 
                 return grpc.unary_unary_rpc_method_handler(answer, None, None)
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """Say nothing of clients that went away."""
+
+        self._http = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         self._grpc = grpc.server(ThreadPoolExecutor(4), handlers=(Generic(),))
