@@ -57,11 +57,24 @@ def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str
     return rendered(fleet, backend, site)
 
 
+def check(fleet: Fleet, backend: Backend, *, trust: bool = False) -> None:
+    """Raise all that is wrong in the specs, and then in the files that they name, before anything is made."""
+    from servewright import materials
+
+    render(fleet, backend)
+    materials.check(fleet, backend, trust=trust)
+
+
 def package(fleet: Fleet, backend: Backend, target: Path, *, packed: bool = True, trust: bool = False) -> Artifact:
     """Write the artifact of ``fleet`` to ``target``."""
-    from servewright.packaging import package as packaged
+    check(fleet, backend, trust=trust)
+    return _packaged(fleet, backend, target, packed=packed, trust=trust)
 
-    return packaged(fleet, backend, target, packed=packed, trust=trust)
+
+def _packaged(fleet: Fleet, backend: Backend, target: Path, *, packed: bool, trust: bool) -> Artifact:
+    from servewright import packaging
+
+    return packaging.package(fleet, backend, target, packed=packed, trust=trust)
 
 
 @dataclass(slots=True)
@@ -112,14 +125,14 @@ def verify(
     from servewright.reporting import Report
 
     watch = Stopwatch()
-    # Before anything is made: refusals and what is missing on this machine.
-    render(fleet, backend)
+    # Before anything is made: what is wrong with the input, and what is missing on this machine.
+    check(fleet, backend, trust=wishes.trust)
     runs.sweep()
     choice = _choice(fleet, backend, wishes.runtime, wishes.image, on_pull)
     with _artifact_folder(wishes.output) as folder:
         on_stage("package")
         with watch.timing("package"):
-            artifact = package(fleet, backend, folder, packed=wishes.packed, trust=wishes.trust)
+            artifact = _packaged(fleet, backend, folder, packed=wishes.packed, trust=wishes.trust)
         on_stage(f"launch ({choice.runtime}: {choice.reason})")
         with watch.timing("launch"):
             server, client = launching.start(fleet, backend, artifact, choice)
@@ -176,6 +189,7 @@ def probe(
     """Check a server that runs already against the spec; it is left running."""
     from servewright.reporting import Report
 
+    check(fleet, backend, trust=wishes.trust)
     watch = Stopwatch()
     client = backend.connect(server)
     try:
@@ -295,12 +309,12 @@ def up(
     """Start a server that outlives this process, ready to serve; `down` ends it."""
     from servewright import launching, state
 
-    render(fleet, backend)
+    check(fleet, backend, trust=trust)
     runs.sweep()
     choice = _choice(fleet, backend, runtime, image, on_pull)
     with state.claimed(name or fleet.name) as folder:
         on_stage("package")
-        artifact = package(fleet, backend, folder / "artifact", packed=False, trust=trust)
+        artifact = _packaged(fleet, backend, folder / "artifact", packed=False, trust=trust)
         on_stage(f"launch ({choice.runtime}: {choice.reason})")
         server, client = launching.start(fleet, backend, artifact, choice, kept_by=folder / state.FILE)
         try:
@@ -339,3 +353,45 @@ def sweep() -> None:
     state.sweep()
     with suppress(UnavailableError):
         docker_runtime.sweep_here()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageWishes:
+    """How `image` goes about it; ``mounted`` leaves the models out, for those who mount them."""
+
+    base: str | None = None
+    wheelhouse: Path | None = None
+    mounted: bool = False
+    trust: bool = False
+
+
+def image(
+    fleet: Fleet | None,
+    backend: Backend,
+    wishes: ImageWishes,
+    *,
+    tag: str | None = None,
+    folder: Path | None = None,
+    on_stage: Listener = lambda _: None,
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Build an image called ``tag``, or write its context to ``folder``; return what was made, and notes."""
+    from servewright import engine, images
+
+    where = engine.connect() if tag else None
+    with runs.running() as run:
+        artifact = None
+        if fleet is not None and not wishes.mounted:
+            on_stage("package")
+            artifact = package(fleet, backend, run.folder / "artifact", trust=wishes.trust)
+        found = images.context(
+            backend, fleet=fleet, artifact=artifact, base=wishes.base or images.DEFAULT_BASE,
+            wheelhouse=wishes.wheelhouse,
+        )  # fmt: skip
+        if where is None:
+            assert folder is not None
+            images.write(found, folder)
+            return {"folder": str(folder)}, found.notes
+        on_stage(f"build {tag}")
+        assert tag is not None
+        built = images.build(where, found, tag, on_line=on_stage)
+    return built.facts() | {"sbom": images.SBOM}, found.notes

@@ -5,7 +5,9 @@ Every text is parsed back with its true grammar and must mean what was meant, so
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,9 +45,10 @@ def check(fleet: Fleet, backend: Backend) -> None:
 def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str, str]:
     """Return the text of every file that ``backend`` needs, by its path; same fleet, same bytes."""
     check(fleet, backend)
-    environment = _environment(backend.templates, tuple(sorted(backend.filters.items())))
+    site = site or site_of(fleet, backend)
+    environment = template_environment(backend.templates, tuple(sorted(backend.filters.items())))
     texts: dict[str, str] = {}
-    for path, view in sorted(backend.views(fleet, site or backend.home).items()):
+    for path, view in sorted(backend.views(fleet, site).items()):
         text = environment.get_template(view.template).render(view.values)
         found = backend.parse(path, text)
         if found != view.meaning:
@@ -54,8 +57,20 @@ def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str
     return texts
 
 
+def site_of(fleet: Fleet, backend: Backend, *, models: str | None = None, config: str | None = None) -> Site:
+    """Return where the server of ``fleet`` lives in its usual container, but for what the fleet or the caller says."""
+    home = backend.home
+    for folder, form in ((models, r"/|[a-z0-9]+://."), (config, "/")):
+        if folder is not None and not (re.match(form, folder) and folder.isprintable()):
+            reason = f"{folder!r} is not an absolute path"
+            raise InputError(f"{reason}; write it as the server sees it, such as {home.models}")
+    ports = {name: port for name, port in fleet.server.ports.model_dump().items() if port is not None}
+    return replace(home, models=models or home.models, config=config or home.config, ports={**home.ports, **ports})
+
+
 @lru_cache(maxsize=8)
-def _environment(templates: Path, filters: tuple[tuple[str, Callable[..., str]], ...]) -> Environment:
+def template_environment(templates: Path, filters: tuple[tuple[str, Callable[..., str]], ...] = ()) -> Environment:
+    """Return what renders the templates of a folder: a name that a view lacks is an error, and nothing is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if not templates.is_dir():

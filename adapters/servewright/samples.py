@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -10,20 +11,35 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from servewright.errors import InputError
+from servewright.errors import InputError, UnavailableError
 from servewright.spec import Signature, TensorSpec
 
+# How an .npz holds bfloat16: numpy saves it as two nameless bytes, and most people as float32.
+_AS_BFLOAT16 = (np.dtype("V2"), np.dtype(np.float32))
 Arrays: TypeAlias = dict[str, NDArray[np.generic]]
 # The size given to an axis that may have any: small, and not the same as usual batch sizes.
 _ANY = 5
+_LARGEST = 4 << 30  # bytes; a small zip can hold far more, and all of it would be read
 
 
 def load_npz(path: Path) -> Arrays:
     """Read arrays by name; never a pickle. A file that is none of these is an `InputError`."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        with zipfile.ZipFile(path) as archive:
+            if (size := sum(entry.file_size for entry in archive.infolist())) > _LARGEST:
+                raise InputError(f"{path} holds {size} bytes of arrays; write fewer rows")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} is not an .npz of plain arrays ({error}); write it with numpy.savez") from error
 
 
@@ -35,9 +51,12 @@ def fitting(arrays: Mapping[str, NDArray[np.generic]], tensors: tuple[TensorSpec
     found: Arrays = {}
     for name, array in arrays.items():
         tensor = wanted[name]
-        if tensor.dtype == "string":
+        if tensor.dtype == "string" and array.dtype.kind in "SUO":
             array = np.char.encode(array.astype(np.str_)) if array.dtype.kind == "U" else array
             found[name] = array.astype(object)
+        elif tensor.dtype == "bfloat16" and array.dtype in _AS_BFLOAT16:
+            wanted_dtype = np_dtype("bfloat16")
+            found[name] = array.view(wanted_dtype) if array.dtype.kind == "V" else array.astype(wanted_dtype)
         elif array.dtype != np_dtype(tensor.dtype):
             raise InputError(f"{what}: {name} is {array.dtype}, the signature says {tensor.dtype}; convert the file")
         else:
@@ -53,7 +72,7 @@ def np_dtype(name: str) -> np.dtype[np.generic]:
         try:
             import ml_dtypes
         except ImportError as error:
-            raise InputError("bfloat16 needs the package ml_dtypes; run: pip install ml_dtypes") from error
+            raise UnavailableError("bfloat16 needs the package ml_dtypes; run: pip install ml_dtypes") from error
         narrow: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
         return narrow
     return np.dtype(object if name == "string" else name)

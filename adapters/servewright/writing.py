@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from servewright.errors import InputError
 from servewright.staging import staged_file
 
 
 def write_texts(texts: Mapping[str, str], folder: Path) -> list[Path]:
     """Write every text to its path below ``folder``; each file is replaced in one step."""
-    import os
-
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder")
     written = []
     for path, text in texts.items():
         target = folder / path
         with staged_file(target) as descriptor:
-            os.write(descriptor, text.encode())
+            rest = memoryview(text.encode())
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         written.append(target)
     return written
 
@@ -31,11 +35,14 @@ def _differences(texts: Mapping[str, str], folder: Path) -> Iterator[str]:
     for path, text in texts.items():
         target = folder / path
         try:
-            there = target.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            there = ""
-        if there != text:
-            diff = difflib.unified_diff(
-                there.splitlines(), text.splitlines(), fromfile=str(target), tofile=f"{path} (rendered)", lineterm=""
-            )
-            yield "\n".join(diff)
+            there = target.read_bytes()
+        except OSError as error:
+            yield f"--- {target}\n+++ {path} (rendered)\n{target}: {error.strerror or error}"
+            continue
+        if there != text.encode():
+            yield "\n".join(_diff(there.decode(errors="backslashreplace"), text, str(target), f"{path} (rendered)"))
+
+
+def _diff(there: str, text: str, old: str, new: str) -> Iterator[str]:
+    lines = list(difflib.unified_diff(there.splitlines(), text.splitlines(), old, new, lineterm=""))
+    yield from lines or [f"--- {old}", f"+++ {new}", "the lines end differently"]

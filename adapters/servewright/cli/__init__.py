@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from servewright import __version__
-from servewright.errors import ExitCode, ServewrightError
+from servewright.errors import ExitCode, InputError, ServewrightError
 
 # The module of each command, imported when it is called, and what `--help` says of it.
 COMMANDS: Final[Mapping[str, str]] = {
@@ -21,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "schema": "Print the JSON Schema of the spec.",
     "render": "Write the server's configuration files.",
     "package": "Write configs and model store, ready to serve.",
+    "image": "Build an image of a server, with or without models.",
     "verify": "Package, launch, probe and stop: the whole job.",
     "up": "Start a server that stays.",
     "down": "End servers that `up` started.",
@@ -30,6 +36,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "Say what this machine can run, and what is missing.",
     "demo": "Train on handwritten digits, serve, and compare.",
 }
+# Whose `--json` names a file; the others' is a flag.
+_JSON_TO_A_FILE: Final = frozenset({"verify", "probe"})
 
 
 class _Commands(click.Group):
@@ -56,6 +64,12 @@ class _Commands(click.Group):
             ctx.fail(f"no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _UnreadError from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -76,6 +90,8 @@ def root(ctx: click.Context, *, verbose: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     sys.exit(run(arguments))
 
 
@@ -85,31 +101,49 @@ def run(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         root.main(words, prog_name="servewright", standalone_mode=False)
+        sys.stdout.flush()
     except SystemExit as request:
         return int(request.code or 0)
     except click.exceptions.Exit as request:
         return request.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return int(ExitCode.BAD_INPUT)
+    except click.ClickException as error:
+        return _complain(InputError(_usage(error)), words)
     except ServewrightError as error:
         if "-v" in words or "--verbose" in words:
-            raise
-        _complain(error, as_json="--json" in words)
-        return int(error.exit_code)
+            traceback.print_exception(error)
+        return _complain(error, words)
     except (click.Abort, KeyboardInterrupt):
         print("servewright: interrupted", file=sys.stderr)  # noqa: T201
         return int(ExitCode.INTERRUPTED)
     except _Terminated:
         print("servewright: terminated", file=sys.stderr)  # noqa: T201
         return int(ExitCode.TERMINATED)
-    except BrokenPipeError:
-        # The reader (`head`, say) has enough; the interpreter would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.OK)
+    except (BrokenPipeError, _UnreadError):
+        return _unread()
     finally:
         signal.signal(signal.SIGTERM, previous)
     return int(ExitCode.OK)
+
+
+def _unread() -> int:
+    """Throw away what nobody reads any more (`head` has enough): the interpreter would complain when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return int(ExitCode.OK)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return what is wrong with the words, in one line, with where to read on."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    place = context.command_path if context else "servewright"
+    return f"{text[:1].lower()}{text[1:]}; see: {place} --help"
+
+
+class _UnreadError(Exception):
+    """The reader of a pipe has gone: nothing went wrong here, though click would take it so."""
 
 
 class _Terminated(BaseException):
@@ -120,13 +154,33 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _complain(error: ServewrightError, *, as_json: bool) -> None:
-    """Say what went wrong: a line for each problem, and what was noted on the way."""
-    if as_json:
+def _complain(error: ServewrightError, words: Sequence[str]) -> int:
+    """Say what went wrong, a line for each problem, and return the exit code."""
+    from servewright.cli import printing
+
+    lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
+    if target := _json_target(words):
         import json
 
-        problems = [str(problem) for problem in getattr(error, "problems", ())]
+        problems = [asdict(problem) for problem in getattr(error, "problems", ())]
         document = {"ok": False, "error": {"kind": type(error).__name__, "message": str(error), "problems": problems}}
-        print(json.dumps(document, indent=2))  # noqa: T201
-    for line in str(error).splitlines() + list(getattr(error, "__notes__", ())):
-        print(line if line.startswith("  |") else f"servewright: {line}", file=sys.stderr)  # noqa: T201
+        if target == "-":
+            printing.as_json(document)
+        else:
+            with suppress(OSError):  # the lines on stderr say it too
+                Path(target).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    for line in lines:
+        shown = "".join(map(printing.visible, line))
+        print(shown if line.startswith("  |") else f"servewright: {shown}", file=sys.stderr)  # noqa: T201
+    return int(error.exit_code)
+
+
+def _json_target(words: Sequence[str]) -> str:
+    """Return where ``--json`` wants the document: a file, ``-`` for stdout, or nothing where it was not given."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    for index, word in enumerate(words):
+        if word.startswith("--json="):
+            return word.removeprefix("--json=")
+        if word == "--json":
+            return next(iter(words[index + 1 :]), "-") if command in _JSON_TO_A_FILE else "-"
+    return ""

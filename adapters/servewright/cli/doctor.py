@@ -15,16 +15,16 @@ def command(*, as_json: bool) -> None:
     from dataclasses import asdict
 
     from servewright.doctor import examine
-    from servewright.errors import UnavailableError
+    from servewright.errors import ExitCode, UnavailableError
 
     findings = examine()
     usable = any(finding.ok and finding.kind == "runtime" for finding in findings)
     if as_json:
         printing.as_json({"ok": usable, "findings": [asdict(finding) for finding in findings]})
-    else:
-        printing.table(
-            ("what", "state", "detail"),
-            [(finding.what, "ok" if finding.ok else "missing", finding.detail) for finding in findings],
-        )
+        raise SystemExit(int(ExitCode.OK if usable else ExitCode.UNAVAILABLE))
+    printing.table(
+        ("what", "state", "detail"),
+        [(finding.what, "ok" if finding.ok else "missing", finding.detail) for finding in findings],
+    )
     if not usable:
         raise UnavailableError("this machine can run neither server; install one of the extras above")

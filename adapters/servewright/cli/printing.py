@@ -29,6 +29,11 @@ def line(text: str = "") -> None:
     print(text)  # noqa: T201
 
 
+def visible(character: str) -> str:
+    """Return a character, or its escape where a terminal would obey it instead of showing it."""
+    return character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+
+
 def stage(text: str) -> None:
     """Say on stderr what is being done; results alone go to stdout."""
     if sys.stderr.isatty():
@@ -94,7 +99,7 @@ def report(found: Report) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows below their columns; fixed width when piped, drawn on a terminal."""
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [["".join(map(visible, str(cell))) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.table import Table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ import click
 
 from servewright.cli import printing
 from servewright.cli.options import PATH, backend_option, json_option, spec_argument
-from servewright.errors import CheckFailedError
+from servewright.errors import CheckFailedError, ExitCode, InputError
+
+if TYPE_CHECKING:
+    from servewright.backend import Outcome
 
 if TYPE_CHECKING:
     from servewright.backend import Outcome
@@ -37,9 +41,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Write the server's configuration files for SPEC."""
-    from dataclasses import replace
-
     from servewright import pipeline
+    from servewright.rendering import site_of
 
     if check and output is None:
         raise click.UsageError("--check compares with a folder; add -o FOLDER")
@@ -50,8 +53,7 @@ def command(
 
         _print_outcomes(outcomes(fleet, chosen), as_json=as_json)
         return
-    site = replace(chosen.home, models=models or chosen.home.models, config=config or chosen.home.config)
-    texts = pipeline.render(fleet, chosen, site)
+    texts = pipeline.render(fleet, chosen, site_of(fleet, chosen, models=models, config=config))
     if output is None:
         _print_texts(texts, as_json=as_json)
     elif check:
@@ -60,9 +62,9 @@ def command(
         found = differences(texts, output)
         if as_json:
             printing.as_json({"ok": not found, "differences": list(found)})
-        else:
-            for text in found:
-                printing.line(text)
+            raise SystemExit(int(ExitCode.CHECK_FAILED if found else ExitCode.OK))
+        for text in found:
+            printing.line(text)
         if found:
             raise CheckFailedError(
                 f"{output} differs from {spec}; write it with: servewright render {spec} -o {output}"
@@ -87,28 +89,19 @@ def _print_texts(texts: dict[str, str], *, as_json: bool) -> None:
 
 
 def _print_outcomes(found: Mapping[str, Sequence[Outcome]], *, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from servewright.errors import InputError
-
     rows = [(model, outcome) for model, each in found.items() for outcome in each]
+    refused = [outcome.key for _, outcome in rows if outcome.fate == "refused"]
     if as_json:
-        printing.as_json([{"model": model} | asdict(outcome) for model, outcome in rows])
-    else:
-        printing.table(
-            ("model", "key", "value", "fate", "setting", "note"),
-            [
-                (
-                    model,
-                    each.key,
-                    each.value,
-                    each.fate,
-                    each.setting,
-                    "; ".join(filter(None, (each.note, each.remedy))),
-                )
-                for model, each in rows
-            ],
-        )
-    refused = [outcome for _, outcome in rows if outcome.fate == "refused"]
+        keys = [{"model": model} | asdict(outcome) for model, outcome in rows]
+        printing.as_json({"ok": not refused, "keys": keys})
+        raise SystemExit(int(ExitCode.BAD_INPUT if refused else ExitCode.OK))
+    notes = ["; ".join(filter(None, (outcome.note, outcome.remedy))) for _, outcome in rows]
+    printing.table(
+        ("model", "key", "value", "fate", "setting", "note"),
+        [
+            (model, each.key, each.value, each.fate, each.setting, note)
+            for (model, each), note in zip(rows, notes, strict=True)
+        ],
+    )
     if refused:
-        raise InputError(f"{len(refused)} keys are refused: " + ", ".join(outcome.key for outcome in refused))
+        raise InputError(f"refused: {', '.join(refused)}; see the notes above")

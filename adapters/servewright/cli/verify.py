@@ -53,9 +53,15 @@ def command(
     fleet = pipeline.load(spec)
     chosen = pipeline.backend_for(fleet, backend)
     wishes = pipeline.Wishes(
-        runtime=runtime, image=image, output=output, packed=form == "archive", parity=not no_parity, trust=trust, strict=strict,
+        runtime=runtime,
+        image=image,
+        output=output,
+        packed=form == "archive",
+        parity=not no_parity,
+        trust=trust,
+        strict=strict,
         require_real=require_real,
-    )  # fmt: skip
+    )
     printed = str(json_file) == "-"
     with printing.pulling() as on_pull:
         report = pipeline.verify(

@@ -9,6 +9,7 @@ from pathlib import Path
 from servewright.assets import asset_dir
 from servewright.backend import Archive, Build, Content
 from servewright.backends.torchserve import keys, texts
+from servewright.errors import SpecError
 from servewright.fleet import Fleet
 from servewright.specfile import Document
 
@@ -40,7 +41,10 @@ def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[
     extra: dict[str, Path | bytes] = {tensor.name: tensor} if not own or _imports(handler, tensor.stem) else {}
     for file in (*spec.files, spec.handler.labels, spec.handler.text.tokenizer if spec.handler.text else None):
         if file:
-            extra |= _files(document.resolve(file))
+            for name, path in _files(document.resolve(file)).items():
+                if extra.setdefault(name, path) != path:
+                    reason = f"two files would be called {name!r} in the archive: {extra[name]!r} and {path!r}"
+                    raise SpecError([document.problem("files", reason, "rename one")])
     return mar_members(
         manifest_json=rendered[f"{spec.name}/{texts.MANIFEST}"],
         model_config_yaml=rendered[f"{spec.name}/{texts.MODEL_CONFIG}"],
