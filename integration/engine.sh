@@ -104,7 +104,7 @@ make_base() {
 # wheelhouse NAME: wheels of all that the image of backend NAME installs.
 wheelhouse() {
   local folder=$cache/wheelhouse/$1 wanted=$cache/$1.txt
-  "$python" -m servewright image --backend "$1" --requirements >"$wanted"
+  "$python" -P -m servewright image --backend "$1" --requirements >"$wanted"
   if cmp -s "$wanted" "$folder/requirements.txt"; then return; fi
   say "fill the wheelhouse of $1"
   rm -rf "$folder"
@@ -116,7 +116,7 @@ wheelhouse() {
 build() {
   wheelhouse "$1"
   say "build $2"
-  "$python" -m servewright image --backend "$1" --tag "$2" --base "$base" --wheelhouse "$cache/wheelhouse/$1" >&2
+  "$python" -P -m servewright image --backend "$1" --tag "$2" --base "$base" --wheelhouse "$cache/wheelhouse/$1" >&2
 }
 
 bring_up() {

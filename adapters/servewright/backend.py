@@ -200,6 +200,24 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What an image of a server is made of, beside its models and their configuration.
+
+    ``requirements`` are pip's lines; ``own_code``: the server is part of this package. ``steps`` are commands that
+    finish the installation below ``/opt/server``; ``files`` lie in ``/build`` meanwhile, ``healthcheck.py`` among them.
+    """
+
+    title: str
+    requirements: tuple[str, ...]
+    argv: tuple[str, ...]
+    files: Mapping[str, bytes]
+    environment: Mapping[str, str]
+    folders: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    own_code: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """What a running server says that it is."""
 
@@ -224,6 +242,18 @@ class Reading:
     def readable(self) -> bool:
         """Whether there is anything to compare."""
         return self.found is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """One request in its final bytes.
+
+    ``target`` is the path over HTTP and the method over gRPC; ``headers`` over gRPC are its metadata.
+    """
+
+    target: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Client(Protocol):
@@ -262,6 +292,8 @@ class Backend:
         signature: the signature that the server tells, or ``None`` with the reason.
         read_back: every setting as wanted and as found.
         concurrent: how many requests may be sent at once without being turned away.
+        payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
+        credentials: the headers that let a request in at this moment, asked for again before they expire.
     """
 
     name: str
@@ -287,3 +319,6 @@ class Backend:
     signature: Callable[[Any, ModelSpec], Signature | str]
     read_back: Callable[[RunningServer, Any, Fleet], Iterable[Reading]]
     concurrent: Callable[[ModelSpec], int]
+    payloads: Callable[[ModelSpec, Sequence[Tensors], Transport], Sequence[Payload]] | None = None
+    credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    recipe: Callable[[Fleet | None, Site], Recipe] | None = None

@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "ps": "List servers that `up` started.",
     "logs": "Print the log of a server.",
     "probe": "Check a running server against a spec.",
+    "load": "Send load to a running server, and say what users see.",
     "doctor": "Say what this machine can run, and what is missing.",
     "demo": "Train on handwritten digits, serve, and compare.",
 }

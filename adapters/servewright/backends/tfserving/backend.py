@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servewright.assets import asset_dir
 from servewright.backend import Backend, Capability, Site, Support
-from servewright.backends.tfserving import flags, keys, packing, running, settings, texts
+from servewright.backends.tfserving import flags, keys, packing, payloads, recipe, running, settings, texts
 
 BACKEND = Backend(
     name=keys.NAME,
@@ -36,4 +36,6 @@ BACKEND = Backend(
     signature=running.signature,
     read_back=running.read_back,
     concurrent=keys.in_flight,
+    payloads=payloads.payloads,
+    recipe=recipe.recipe,
 )

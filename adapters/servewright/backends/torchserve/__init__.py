@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servewright.assets import asset_dir
 from servewright.backend import Backend, Capability, Site, Support
-from servewright.backends.torchserve import keys, packing, running, settings, texts
+from servewright.backends.torchserve import keys, packing, payloads, recipe, running, settings, texts
 
 BACKEND = Backend(
     name=keys.NAME,
@@ -42,4 +42,7 @@ BACKEND = Backend(
     signature=running.signature,
     read_back=running.read_back,
     concurrent=keys.queue,
+    payloads=payloads.payloads,
+    credentials=payloads.credentials,
+    recipe=recipe.recipe,
 )

@@ -64,7 +64,9 @@ class KeyFile:
     ``renew`` asks the server for a new key of a kind, with the API key.
     """
 
-    def __init__(self, path: Readable, renew: Callable[[Kind, str], None], *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Readable, renew: Callable[[Kind, str], None], *, now: Callable[[], float] = time.time
+    ) -> None:
         self.path = path
         self._renew, self._now = renew, now
         self._lock = threading.Lock()

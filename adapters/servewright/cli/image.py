@@ -1,0 +1,65 @@
+"""`servewright image`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from servewright.cli import printing
+from servewright.cli.options import PATH, backend_option, json_option, trust_option
+
+
+@click.command(
+    "image",
+    epilog="Examples: servewright image digits.yaml -b torchserve -t digits:3; "
+    "servewright image -b torchserve -t torchserve:0.12 --base python:3.11-slim@sha256:...; "
+    "servewright image digits.yaml -b tfserving --dockerfile-only -o context/",
+)
+@click.argument("spec", type=PATH, required=False)
+@backend_option
+@click.option("-t", "--tag", help="What to call the image.")
+@click.option("--base", help="An image that has Python 3.11 with venv, best by digest (default: Python's slim image).")
+@click.option("--wheelhouse", type=PATH, help="Install from this folder of wheels, and from no index.")
+@click.option("--mount", "mounted", is_flag=True, help="Leave the models out: they are mounted later.")
+@click.option("--dockerfile-only", is_flag=True, help="Write the Dockerfile and what it copies to -o; build nothing.")
+@click.option("-o", "--output", type=PATH, help="The folder for --dockerfile-only.")
+@click.option("--requirements", is_flag=True, help="Print what pip would install, to fill a wheelhouse.")
+@trust_option
+@json_option
+def command(
+    *,
+    spec: Path | None,
+    backend: str | None,
+    tag: str | None,
+    base: str | None,
+    wheelhouse: Path | None,
+    mounted: bool,
+    dockerfile_only: bool,
+    output: Path | None,
+    requirements: bool,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    """Build an image that serves SPEC, or one of a server for any models."""
+    from servewright import images, pipeline, registry
+
+    if spec is None and backend is None:
+        raise click.UsageError("name a spec, or a server with --backend")
+    fleet = pipeline.load(spec) if spec else None
+    chosen = pipeline.backend_for(fleet, backend) if fleet else registry.get(str(backend))
+    if requirements:
+        for line in images.recipe_of(chosen, fleet).requirements:
+            printing.line(line)
+        return
+    if dockerfile_only == (tag is not None) or dockerfile_only != (output is not None):
+        raise click.UsageError("say --tag to build, or --dockerfile-only with --output to write what is built from")
+    wishes = pipeline.ImageWishes(base=base, wheelhouse=wheelhouse, mounted=mounted, trust=trust)
+    made, notes = pipeline.image(fleet, chosen, wishes, tag=tag, folder=output, on_stage=printing.stage)
+    if as_json:
+        printing.as_json({"ok": True} | made | {"notes": list(notes)})
+        return
+    for note in notes:
+        printing.line(f"note {note}")
+    for name, value in made.items():
+        printing.line(f"{name} {value}")
