@@ -188,6 +188,10 @@ class Client:
         except (KeyError, TypeError) as error:
             raise ProbeError(f"{self._endpoint('http')}: the API description tells no version") from error
 
+    def authorization(self) -> dict[str, str]:
+        """Return the headers that let a prediction in, valid now and for a while; none without a key file."""
+        return _bearer(self._keys.key("inference")) if self._keys else {}
+
     def close(self) -> None:
         """Close every connection."""
         with self._lock:

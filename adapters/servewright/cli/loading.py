@@ -1,0 +1,186 @@
+"""From the options of `servewright load` to a workload, and from what it shows to an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from servewright import units
+from servewright.cli import printing
+from servewright.errors import CheckFailedError, ExitCode, InputError
+
+if TYPE_CHECKING:
+    from servewright.backend import Payload
+    from servewright.load.measurement import Measurement
+    from servewright.load.workload import Endpoint, Pace, Workload
+
+_PER_PROCESS = 4000.0  # requests per second that one process sends with ease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Aim:
+    """Where to send, what, with which headers; ``pid`` where the server runs on this machine."""
+
+    endpoint: Endpoint
+    payloads: tuple[Payload, ...]
+    headers: Callable[[], Mapping[str, str]]
+    pid: int | None = None
+
+
+def run(target: str, **options: Any) -> None:
+    """Carry out what the options say, print it, and exit as it went."""
+    if options["slo"] and not options["find_max"]:
+        raise click.UsageError("--slo is what --find-max looks for; give both")
+    if options["find_max"] == bool(options["rate"] or options["concurrency"]):
+        raise click.UsageError("say how much: --rate, --concurrency, or --find-max with --slo")
+    if options["rate"] and options["concurrency"]:
+        raise click.UsageError("--rate is an open loop and --concurrency a closed one; give one of them")
+    extra = _headers(options["headers"])
+    if "://" in target:
+        _measure(_anywhere(target, options["data"], extra), options)
+        return
+    from servewright import pipeline
+
+    fleet = pipeline.load(Path(target))
+    server, name = _server(fleet.name, options)
+    backend = pipeline.backend_for(fleet, options["backend"] or name)
+    client = backend.connect(server)
+    try:
+        from servewright.load import requests
+
+        document = fleet.models[0]
+        inputs = requests.samples(document, file=options["data"])
+        payloads, credentials = requests.prepared(document, backend, client, options["transport"], inputs)
+        aim = _Aim(
+            endpoint=requests.endpoint(server, options["transport"]),
+            payloads=payloads,
+            headers=lambda: {**extra, **credentials()},
+            pid=getattr(server.handle, "pid", None),
+        )
+        _measure(aim, options)
+    finally:
+        client.close()
+
+
+def _server(name: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
+    from servewright import state
+    from servewright.server import RunningServer
+
+    given = {transport: options[transport] for transport in ("http", "grpc") if options[transport]}
+    if not given:
+        record = state.find(options["name"] or name)
+        return record.server(), record.backend
+    if options["key_file"]:
+        given["key_file"] = str(options["key_file"])
+    return RunningServer(backend=options["backend"] or "", runtime="remote", endpoints=given), None
+
+
+def _anywhere(url: str, data: Path | None, headers: Mapping[str, str]) -> _Aim:
+    from servewright.backend import Payload
+    from servewright.load.workload import Endpoint
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"{url} is no http or https URL")
+    if data is None:
+        raise click.UsageError("a URL needs --data, the file to send as each request's body")
+    try:
+        body, port = data.read_bytes(), parts.port
+    except (OSError, ValueError) as error:
+        raise InputError(f"{data} cannot be sent to {url}: {error}") from error
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    secure = parts.scheme == "https"
+    address = f"{host}:{port or (443 if secure else 80)}"
+    kind = {".json": "application/json"}.get(data.suffix, "application/octet-stream")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return _Aim(
+        endpoint=Endpoint(transport="http", address=address, secure=secure),
+        payloads=(Payload(target=path, body=body, headers={"Content-Type": kind}),),
+        headers=lambda: headers,
+    )
+
+
+def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
+    from servewright.cli.load import progress, shown, shown_trials
+    from servewright.load.arrivals import Arrivals
+    from servewright.load.running import measure
+    from servewright.load.saturation import find_max, parse_slo
+    from servewright.load.watching import server_of
+    from servewright.load.workload import Closed, Workload
+
+    def once(pace: Pace) -> Measurement:
+        workload = Workload(
+            endpoint=aim.endpoint, payloads=aim.payloads, pace=pace, duration_s=_seconds(options, "duration"),
+            warm_up_s=_seconds(options, "warm_up"), timeout_s=_seconds(options, "timeout"), settle=options["settle"],
+        )  # fmt: skip
+        workload = replace(workload, processes=options["processes"] or _processes(workload))
+        found = measure(workload, headers=aim.headers, saturated=server_of(aim.pid), on_window=progress)
+        if found.ended == "interrupted" and options["find_max"]:
+            raise KeyboardInterrupt
+        if found.client_bound and options["find_max"] and not options["allow_client_bound"]:
+            raise CheckFailedError(f"client-bound: {found.client_bound}, or --allow-client-bound")
+        return found
+
+    def arrivals(rate: float) -> Arrivals:
+        return Arrivals(rate=rate, poisson=options["poisson"], seed=options["seed"])
+
+    if options["find_max"]:
+        slo = parse_slo(options["slo"] or "errors=0%")
+        best, trials = find_max(lambda rate: once(arrivals(rate)), slo)
+        if options["as_json"]:
+            tried = [{"asked": trial.asked, "broken": trial.broken, **trial.seen.as_json()} for trial in trials]
+            printing.as_json({"ok": best is not None, "rate": best.asked if best else None, "trials": tried})
+        else:
+            shown_trials(best, trials)
+        if best is None:
+            raise SystemExit(int(ExitCode.CHECK_FAILED))
+        return
+    found = once(arrivals(_rate(options["rate"])) if options["rate"] else Closed(concurrency=options["concurrency"]))
+    bound = bool(found.client_bound) and not options["allow_client_bound"]
+    if bound and found.ended != "interrupted":
+        raise CheckFailedError(f"client-bound: {found.client_bound}; --allow-client-bound prints the numbers")
+    if options["as_json"]:
+        printing.as_json(found.as_json())
+    else:
+        shown(found)
+    if found.ended == "interrupted":
+        raise SystemExit(int(ExitCode.INTERRUPTED))
+
+
+def _processes(workload: Workload) -> int:
+    """Return how many processes send: as few as can, since they may share the server's cores."""
+    from servewright.load.arrivals import Arrivals
+
+    cores = os.cpu_count() or 1
+    rate = workload.pace.rate if isinstance(workload.pace, Arrivals) else _PER_PROCESS
+    return max(1, min(int(rate // _PER_PROCESS) + 1, cores))
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text) if text.replace(".", "", 1).isdigit() else units.parse_rate_per_s(text)
+    except units.UnitError as error:
+        raise InputError(f"--rate: {error}") from error
+
+
+def _seconds(options: Mapping[str, Any], name: str) -> float:
+    try:
+        return units.parse_duration_us(options[name]) / 1e6
+    except units.UnitError as error:
+        raise InputError(f"--{name.replace('_', '-')}: {error}") from error
+
+
+def _headers(given: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not colon or "\n" in text or "\r" in text:
+            raise InputError(f"--header {text!r} is not of the form Name: value")
+        found[name.strip()] = value.strip()
+    return found

@@ -1,0 +1,58 @@
+"""Whether a load measured the server, or itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from time import monotonic
+
+from servewright.load.histogram import Histogram
+
+MOST_LAG = 0.05
+MOST_CPU = 0.9
+
+Saturated = Callable[[], bool]
+"""Tells whether the server has used all that this machine left to it since the load began."""
+
+
+def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturated: bool) -> str:
+    """Return why the numbers are the client's own, or nothing.
+
+    Late sending counts as the server's latency, so it must be small beside it. A process that is always busy may have
+    held its load back, unless the server had nothing left to give.
+    """
+    late, seen = lag.percentile(0.99), latency.percentile(0.99)
+    if late > MOST_LAG * seen:
+        return (
+            f"requests left up to {late / 1e6:.3g} ms late (p99), more than {MOST_LAG:.0%} of the measured p99 of "
+            f"{seen / 1e6:.3g} ms; use more --processes or a lower --rate"
+        )
+    if busiest > MOST_CPU and not saturated:
+        return f"a client process was busy {busiest:.0%} of the time and the server was not; use more --processes"
+    return ""
+
+
+def server_of(pid: int | None) -> Saturated:
+    """Return the `Saturated` of a server's process tree on this machine; one that is elsewhere never counts as such."""
+    if pid is None:
+        return lambda: False
+    import psutil
+
+    def used() -> float:
+        try:
+            tree = psutil.Process(pid)
+            times = [each.cpu_times() for each in (tree, *tree.children(recursive=True))]
+        except psutil.Error:
+            return 0.0
+        return sum(each.user + each.system for each in times)
+
+    before, begun, cores = used(), monotonic(), len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+
+    def saturated() -> bool:
+        # The clients live on the same cores: what they use is not the server's to use.
+        return used() - before > MOST_CPU * (cores - 1) * (monotonic() - begun)
+
+    return saturated
+
+
+_LINUX = hasattr(os, "sched_getaffinity")

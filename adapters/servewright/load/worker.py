@@ -1,0 +1,235 @@
+"""One process of a load: it sends what falls to it, and reports a window at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from servewright.load.arrivals import Arrivals
+from servewright.load.histogram import Histogram
+from servewright.load.http1 import why
+from servewright.load.selecting import new_event_loop
+from servewright.load.workload import Workload
+
+_CONNECT_AHEAD = 8
+_CHUNK = 256  # requests sent between two looks at the answers, where the schedule is behind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one of the ``of`` processes of a load does; ``headers`` let its requests in."""
+
+    workload: Workload
+    part: int
+    of: int
+    headers: Mapping[str, str]
+
+    @property
+    def callers(self) -> int:
+        """How many callers of a closed loop fall to this process; 0 in an open loop."""
+        if isinstance(self.workload.pace, Arrivals):
+            return 0
+        whole, rest = divmod(self.workload.pace.concurrency, self.of)
+        return whole + (self.part < rest)
+
+
+def main(pipe: Connection, job: Job) -> None:
+    """Do a job: say "ready", wait for ``("go", start)`` on the monotonic clock, report windows, say "done"."""
+    # Ctrl-C reaches every process of the terminal; the parent decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A broken pipe: nobody waits for the result any more.
+    with (
+        suppress(EOFError, BrokenPipeError, ConnectionResetError),
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(_work(pipe, job))
+
+
+class _Tally:
+    """What came of the requests since the last window."""
+
+    def __init__(self, start: float) -> None:
+        self._start = start
+        self.answered = 0
+        self.latencies: list[float] = []
+        self.lags: list[float] = []
+        self.errors: Counter[str] = Counter()
+        self._begun = start
+        self._cpu = time.process_time()
+
+    def done(self, started: float, error: str) -> None:
+        """Count a request that has ended, unless it belongs to the warm-up."""
+        now = time.monotonic()
+        if not error:
+            self.answered += 1
+            if started >= self._start:
+                self.latencies.append(now - started)
+        elif started >= self._start:
+            self.errors[error] += 1
+            if error == "timeout":  # it took this long at least: a percentile without it would flatter the server
+                self.latencies.append(now - started)
+
+    def begin(self) -> None:
+        """Forget the answers of the warm-up."""
+        self.answered, self._begun, self._cpu = 0, time.monotonic(), time.process_time()
+
+    def flush(self, window: int, *, waiting: int) -> dict[str, Any]:
+        """Return what there is as plain values, and begin anew."""
+        latencies, lags, now, cpu = Histogram(), Histogram(), time.monotonic(), time.process_time()
+        latencies.add([round(value * 1e9) for value in self.latencies])
+        lags.add([round(value * 1e9) for value in self.lags])
+        found = {
+            "window": window,
+            "seconds": now - self._begun,
+            "answered": self.answered,
+            "errors": dict(self.errors),
+            "latency": latencies.as_json(),
+            "lag": lags.as_json(),
+            "cpu_s": cpu - self._cpu,
+            "waiting": waiting,
+        }
+        self.begin()
+        self.latencies.clear()
+        self.lags.clear()
+        self.errors.clear()
+        return found
+
+
+async def _work(pipe: Connection, job: Job) -> None:
+    if job.workload.endpoint.transport == "grpc":
+        from servewright.load.http2 import Sender
+    else:
+        from servewright.load.http1 import Sender  # type: ignore[assignment]
+
+    loop = asyncio.get_running_loop()
+    workload = job.workload
+    over = asyncio.Event()
+    relay: list[Callable[[float, str], None]] = [lambda _started, _error: None]
+    sender = Sender(
+        workload.endpoint, workload.payloads, lambda started, error: relay[0](started, error),
+        timeout_s=workload.timeout_s, connections=workload.connections, headers=job.headers,
+    )  # fmt: skip
+    try:
+        await sender.connect(job.callers or _CONNECT_AHEAD)
+    except OSError as error:
+        pipe.send({"failed": why(error)})
+        return
+    pipe.send({"ready": True})
+    begin: float = await loop.run_in_executor(None, pipe.recv)
+    start = begin + workload.warm_up_s
+    tally = _Tally(start)
+
+    def obey() -> None:
+        try:
+            order = pipe.recv()
+        except (EOFError, OSError):
+            over.set()
+            return
+        if order == "stop":
+            over.set()
+        else:
+            sender.use(order)
+
+    loop.add_reader(pipe.fileno(), obey)
+    if isinstance(workload.pace, Arrivals):
+        relay[0] = tally.done
+        _keep_schedule(workload.pace, job, sender.send, tally, begin, over)
+    else:
+        relay[0] = _again(sender.send, tally, over)
+        await asyncio.sleep(max(begin - time.monotonic(), 0))
+        for _ in range(job.callers):
+            sender.send(time.monotonic())
+    await _either(over, start - time.monotonic())
+    tally.begin()
+    window = 0
+    while not over.is_set() and window < 6:
+        end = start + (window + 1) * workload.window_s
+        await _either(over, end - time.monotonic())
+        pipe.send(tally.flush(window, waiting=len(sender.pending())))
+        window += 1
+    over.set()
+    await _drained(sender.pending, workload.timeout_s)
+    now = time.monotonic()
+    for started in sender.pending():
+        if started >= start:
+            tally.errors["unanswered"] += 1
+            tally.latencies.append(now - started)
+    sender.close()
+    loop.remove_reader(pipe.fileno())
+    pipe.send({**tally.flush(-1, waiting=0), "done": True})
+
+
+def _keep_schedule(
+    arrivals: Arrivals,
+    job: Job,
+    send: Callable[[float], None],
+    tally: _Tally,
+    begin: float,
+    over: asyncio.Event,
+) -> None:
+    """Send each request when it is due, or as soon after as this process gets to it."""
+    loop = asyncio.get_running_loop()
+    moments = arrivals.share(job.part, job.of)
+    measured_from, end = begin + job.workload.warm_up_s, begin + job.workload.warm_up_s + job.workload.duration_s
+    due = begin + next(moments)
+
+    def tick() -> None:
+        nonlocal due
+        if over.is_set():
+            return
+        now = time.monotonic()
+        for _ in range(_CHUNK):
+            if due > now:
+                now = time.monotonic()
+                if due > now:
+                    break
+            if due >= end:
+                return
+            if due >= measured_from:
+                tally.lags.append(now - due)
+            send(due)
+            due = begin + next(moments)
+        loop.call_at(due, tick)
+
+    loop.call_at(due, tick)
+
+
+def _again(send: Callable[[float], None], tally: _Tally, over: asyncio.Event) -> Callable[[float, str], None]:
+    """Return what a caller of a closed loop does with an answer: count it, and send the next request."""
+    loop = asyncio.get_running_loop()
+    clock = time.monotonic
+
+    def next_one() -> None:
+        if not over.is_set():
+            send(clock())
+
+    def done(started: float, error: str) -> None:
+        tally.done(started, error)
+        if error:
+            # A server that refuses at once would otherwise be asked in a loop without an end.
+            loop.call_later(0.001, next_one)
+        else:
+            loop.call_soon(next_one)
+
+    return done
+
+
+async def _either(over: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(over.wait(), max(seconds, 0))
+    except TimeoutError:
+        return
+
+
+async def _drained(pending: Callable[[], list[float]], timeout_s: float) -> None:
+    """Wait for the answers that are still to come, for as long as a request may take."""
+    end = time.monotonic() + timeout_s
+    while pending() and time.monotonic() < end:
+        await asyncio.sleep(0.01)

@@ -1,0 +1,77 @@
+"""What is asked of a load: to whom, what, how fast, for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from servewright.backend import Payload, Transport
+from servewright.errors import InputError
+from servewright.load.arrivals import Arrivals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """A closed loop: each of ``concurrency`` callers sends when it has its answer. It hides what waiting users see."""
+
+    concurrency: int
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise InputError(f"a concurrency of {self.concurrency} sends nothing; give 1 or more")
+
+
+Pace: TypeAlias = Arrivals | Closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where requests go: ``address`` is ``host:port``, over TLS where ``secure``."""
+
+    transport: Transport
+    address: str
+    secure: bool = False
+
+    @property
+    def host(self) -> str:
+        """The name or the address, an IPv6 one without its brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self.address.rpartition(":")[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Requests, sent in turn at a pace.
+
+    ``duration_s`` bounds what is measured, after ``warm_up_s``. With ``settle``, it ends when three windows in a row
+    agree; a window is a sixth of the duration, so that half of it is always seen. ``timeout_s`` is each request's.
+    """
+
+    endpoint: Endpoint
+    payloads: tuple[Payload, ...]
+    pace: Pace
+    duration_s: float = 30.0
+    warm_up_s: float = 2.0
+    timeout_s: float = 30.0
+    processes: int = 1
+    settle: bool = True
+    connections: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.payloads:
+            raise InputError("a load needs at least one request to send")
+        if self.duration_s <= 0 or self.timeout_s <= 0 or self.warm_up_s < 0:
+            raise InputError("a load's duration and timeout are positive, its warm-up at least zero")
+        if isinstance(self.pace, Arrivals) and not self.pace.rate > 0:
+            raise InputError(f"a rate of {self.pace.rate:g}/s sends nothing; give a positive one")
+        if self.processes < 1:
+            raise InputError("a load needs at least one process")
+
+    @property
+    def window_s(self) -> float:
+        """How long one window is."""
+        return self.duration_s / 6

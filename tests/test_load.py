@@ -1,0 +1,340 @@
+"""The load generator against small servers with faults, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servewright.backend import Payload, Transport
+from servewright.cli import run
+from servewright.errors import InputError, ProbeError
+from servewright.load.arrivals import Arrivals
+from servewright.load.histogram import Histogram
+from servewright.load.http2 import header_block, status_of
+from servewright.load.measurement import Measurement, Window, stable
+from servewright.load.running import measure
+from servewright.load.saturation import Slo, find_max, parse_slo
+from servewright.load.watching import client_bound
+from servewright.load.workload import Closed, Endpoint, Pace, Workload
+
+Serve = Callable[..., "Toy"]
+PAYLOAD = Payload(target="/predict", body=b'{"x": 1}', headers={"Content-Type": "application/json"})
+
+
+class Toy:
+    """A toy server that runs; see ``toy_server.py``."""
+
+    def __init__(self, *, stall_s: float = 0.0, every_s: float = 1.0, status: str = "200 OK") -> None:
+        script = str(Path(__file__).parent / "toy_server.py")
+        command = [sys.executable, script, str(stall_s), str(every_s), status]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.address = f"127.0.0.1:{int(self.process.stdout.readline())}"
+
+    def stop(self) -> list[tuple[float, float]]:
+        """End it, and return its stalls."""
+        self.process.kill()
+        assert self.process.stdout is not None
+        lines = self.process.stdout.read().splitlines()
+        self.process.wait()
+        self.process.stdout.close()
+        return [(float(begin), float(end)) for begin, end in map(str.split, lines)]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start toy servers that end with the test."""
+    running: list[Toy] = []
+
+    def start(**faults: object) -> Toy:
+        running.append(Toy(**faults))  # type: ignore[arg-type]
+        return running[-1]
+
+    yield start
+    for toy in running:
+        with suppress(ValueError):
+            toy.stop()
+
+
+def workload(
+    address: str, pace: Pace, *, transport: Transport = "http", payload: Payload = PAYLOAD, **more: object
+) -> Workload:
+    values: dict[str, object] = {"duration_s": 0.6, "warm_up_s": 0.1, "timeout_s": 5.0, "settle": False, **more}
+    return Workload(
+        endpoint=Endpoint(transport=transport, address=address), payloads=(payload,), pace=pace, **values  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+class TestHttp:
+    """A load over HTTP/1.1."""
+
+    def test_sends_every_request_of_an_open_loop(self, serve: Serve) -> None:
+        """Two processes send what a rate asks for, and each request of the measured time is counted once."""
+        found = measure(workload(serve().address, Arrivals(rate=100), processes=2, duration_s=1.0))
+        assert (len(found.latency), found.errors, found.ended) == (100, {}, "duration")
+        assert found.asked == 100
+        assert found.rate == pytest.approx(100, rel=0.15)
+
+    @pytest.mark.parametrize("status", ["503 Service Unavailable", "404 Not Found"])
+    def test_counts_refusals_by_status_and_not_as_fast_answers(self, serve: Serve, status: str) -> None:
+        """An answer that is an error has no place among the latencies."""
+        found = measure(workload(serve(status=status).address, Arrivals(rate=50), duration_s=1.0))
+        assert found.errors == {f"HTTP {status[:3]}": 50}
+        assert len(found.latency) == 0
+        assert found.error_share == 1.0
+        assert json.loads(json.dumps(found.as_json()))["latency_ms"]["p99"] is None
+
+    def test_reads_chunked_answers(self, serve: Serve) -> None:
+        """A server that does not tell the length beforehand is read to the end of each answer."""
+        found = measure(workload(serve(status="chunked").address, Closed(concurrency=2)))
+        assert found.errors == {}
+        assert len(found.latency) > 10
+
+    def test_a_request_without_an_answer_counts_with_the_time_it_waited(self, serve: Serve) -> None:
+        """A server that hangs gives timeouts, and a percentile that says how long was waited at least."""
+        found = measure(workload(serve(stall_s=30.0, every_s=30.3).address, Arrivals(rate=50), timeout_s=0.5))
+        assert found.errors["timeout"] > 10
+        assert found.percentile_ms(0.99) >= 500
+
+    def test_nobody_there_is_an_error_of_ours(self) -> None:
+        """A port that nobody listens on is said before anything is measured."""
+        with pytest.raises(ProbeError, match=r"127\.0\.0\.1:1: .*refused"):
+            measure(workload("127.0.0.1:1", Arrivals(rate=10)))
+
+
+class TestOpenAndClosedLoop:
+    """What stalls look like."""
+
+    def test_the_open_loop_tells_what_waiting_users_see(self, serve: Serve) -> None:
+        """Where a server stalls for a tenth of the time, p99 is within 5 % of the truth; a closed loop hides it."""
+        toy = serve(stall_s=0.6, every_s=6.0)
+        found = measure(workload(toy.address, Arrivals(rate=200), duration_s=6.0))
+        hidden = measure(workload(toy.address, Closed(concurrency=1), duration_s=6.0))
+        stalls = toy.stop()
+        assert len(stalls) >= 1
+        length = stalls[0][1] - stalls[0][0]
+        waited = np.maximum(length - np.arange(1200) / 200, 0)
+        truth = np.sort(waited)[int(np.ceil(0.99 * 1200)) - 1] * 1000
+        assert found.percentile_ms(0.99) == pytest.approx(truth, rel=0.05)
+        assert hidden.percentile_ms(0.99) < truth / 10
+
+
+class TestStability:
+    """When a load has seen enough."""
+
+    @staticmethod
+    def window(rate: int, latency_ms: float) -> Window:
+        found = Window(seconds=1.0, answered=rate)
+        found.latency.add(np.full(rate, latency_ms * 1e6))
+        return found
+
+    def test_three_windows_that_agree_are_enough(self) -> None:
+        """The last three windows decide, and two are too few."""
+        calm = [self.window(100, 5.0), self.window(104, 5.2), self.window(97, 5.1)]
+        assert stable([self.window(10, 50), *calm])
+        assert not stable(calm[:2])
+
+    @pytest.mark.parametrize(("rate", "latency_ms"), [(140, 5.0), (100, 9.0)])
+    def test_another_rate_or_latency_is_not_stable(self, rate: int, latency_ms: float) -> None:
+        """More than 10 % off on either is not yet stable."""
+        assert not stable([self.window(100, 5.0), self.window(100, 5.0), self.window(rate, latency_ms)])
+
+    def test_a_stable_load_ends_early_and_says_so(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A load that settles ends before its duration."""
+        monkeypatch.setattr("servewright.load.measurement.AGREEMENT", 100.0)
+        monkeypatch.setattr("servewright.load.running.stable", lambda windows: len(windows) == 3)
+        found = measure(workload(serve().address, Arrivals(rate=50), settle=True, duration_s=3.0))
+        assert found.ended == "stable"
+        assert found.seconds < 2.9
+
+
+class TestSelfWatch:
+    """Whether the client was the bottleneck."""
+
+    @staticmethod
+    def spread(milliseconds: float) -> Histogram:
+        found = Histogram()
+        found.add([round(milliseconds * 1e6)] * 100)
+        return found
+
+    def test_late_sending_is_told(self) -> None:
+        """Requests that leave late by more than 5 % of the latency make the numbers the client's own."""
+        assert "late" in client_bound(self.spread(10), self.spread(0.6), 0.1, saturated=False)
+        assert not client_bound(self.spread(10), self.spread(0.4), 0.1, saturated=False)
+
+    def test_a_busy_process_is_told_unless_the_server_is_saturated(self) -> None:
+        """A process with no time left may be what held the load back."""
+        assert "busy" in client_bound(self.spread(10), Histogram(), 0.95, saturated=False)
+        assert not client_bound(self.spread(10), Histogram(), 0.95, saturated=True)
+
+
+class TestInterruption:
+    """A load that is ended early."""
+
+    def test_ctrl_c_gives_what_was_measured(self, serve: Serve) -> None:
+        """A load that is interrupted returns what it has, and leaves no process behind."""
+        pressed: list[int] = []
+
+        def press(_: Window) -> None:
+            if not pressed:
+                pressed.append(1)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        found = measure(
+            workload(serve().address, Arrivals(rate=50), duration_s=6.0),
+            on_window=press,
+        )
+        assert found.ended == "interrupted"
+        assert 40 <= len(found.latency) < 250
+        assert not multiprocessing.active_children()
+
+
+class TestGrpc:
+    """A load over gRPC."""
+
+    @pytest.fixture
+    def address(self) -> Iterator[str]:
+        """Run a real gRPC server whose method echoes, and whose other method refuses."""
+        grpc = pytest.importorskip("grpc")
+
+        class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
+            def service(self, details: object) -> object:
+                def answer(request: bytes, context: object) -> bytes:
+                    if method.endswith("/Refuse"):
+                        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")  # type: ignore[attr-defined]
+                    assert ("x-token", "secret") in [tuple(each) for each in context.invocation_metadata()]  # type: ignore[attr-defined]
+                    return request
+
+                method: str = details.method  # type: ignore[attr-defined]
+                return grpc.unary_unary_rpc_method_handler(answer)
+
+        server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
+        server.add_generic_rpc_handlers((Handler(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+    @pytest.mark.parametrize("size", [0, 10, 20_000, 1_000_000])
+    def test_calls_of_any_size_are_answered(self, address: str, size: int) -> None:
+        """Requests within and beyond HTTP/2's frames and windows arrive whole, with their metadata."""
+        payload = Payload(target="/toy.Echo/Echo", body=bytes(size), headers={"x-token": "secret"})
+        found = measure(workload(address, Closed(concurrency=3), transport="grpc", payload=payload))
+        assert found.errors == {}
+        assert len(found.latency) > 3
+
+    def test_refusals_are_counted_by_their_code(self, address: str) -> None:
+        """The status of a call is what the server said."""
+        payload = Payload(target="/toy.Echo/Refuse", body=b"x")
+        found = measure(workload(address, Arrivals(rate=50), transport="grpc", payload=payload, duration_s=1.0))
+        assert found.errors == {"RESOURCE_EXHAUSTED": 50}
+
+    def test_a_server_that_speaks_something_else_is_told(self, serve: Serve) -> None:
+        """An HTTP/1.1 server at a gRPC address is an error before anything is measured."""
+        with pytest.raises(ProbeError, match=r"gRPC|HTTP/2"):
+            measure(workload(serve().address, Arrivals(rate=10), transport="grpc", timeout_s=1.0))
+
+    def test_reads_a_status_however_it_is_written(self) -> None:
+        """Literals with and without an index, after a change of the table's size and an indexed field."""
+        name, ok = b"\x0bgrpc-status", b"\x010"
+        assert status_of(b"\x00" + name + ok) == ""
+        assert status_of(b"\x20\x88\x40" + name + b"\x0214") == "UNAVAILABLE"
+        assert status_of(b"\x8d") == "HTTP 404"
+        assert status_of(b"") == "no status"
+
+    def test_writes_long_values(self) -> None:
+        """A value of more than 126 bytes has a length of several bytes."""
+        block = header_block("/a/b", "host", {"Authorization": "x" * 300}, secure=False)
+        assert b"\x0dauthorization\x7f\xad\x01" + b"x" * 300 in block
+
+
+class TestPromises:
+    """Promises as users write them."""
+
+    def test_reads_them(self) -> None:
+        """Latencies by percentile, and a share of errors."""
+        assert parse_slo("p99=50ms, errors=0.1%") == Slo(latency_ms=(("p99", 50.0),), errors=0.001)
+
+    @pytest.mark.parametrize("text", ["", "p99", "p99=50", "p98=1ms", "errors=200%", "errors=many"])
+    def test_refuses_what_is_none(self, text: str) -> None:
+        """What is no promise is said, with an example of one."""
+        with pytest.raises(InputError, match="p99=50ms"):
+            parse_slo(text)
+
+
+class Knee:
+    """What a server would show that holds a rate up to its capacity."""
+
+    def __init__(self, rate: float, capacity: float) -> None:
+        self.rate = min(rate, capacity)
+        self.error_share = 0.0
+        self._p99 = 1000.0 if rate > capacity else 10.0 / (1 - rate / (capacity * 1.2))
+
+    def percentile_ms(self, share: float) -> float:
+        return self._p99
+
+
+class TestFindingTheHighestRate:
+    """The search for a server's knee."""
+
+    @pytest.mark.parametrize("capacity", [3.0, 40.0, 100.0, 730.0, 12_345.0])
+    def test_comes_within_its_precision(self, capacity: float) -> None:
+        """The rate found holds, and one 5 % above it does not."""
+        best, trials = find_max(lambda rate: Knee(rate, capacity), Slo(latency_ms=(("p99", 500.0),)))
+        assert best is not None
+        assert capacity / 1.05 <= best.asked <= capacity
+        assert len(trials) < 20
+
+    def test_no_rate_may_be_the_answer(self) -> None:
+        """Where even the least rate breaks a promise, none is returned."""
+        best, trials = find_max(lambda rate: Knee(rate, 100.0), Slo(latency_ms=(("p99", 1.0),)))
+        assert best is None
+        assert trials[-1].asked == 1.0
+        assert trials[-1].broken.startswith("p99")
+
+
+class TestCommand:
+    """The command line."""
+
+    def test_loads_a_url_and_prints_json(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Any HTTP server can be loaded with a file as the body."""
+        (tmp_path / "x.json").write_text("{}")
+        words = ["--data", str(tmp_path / "x.json"), "--rate", "50/s", "--duration", "600ms", "--warm-up", "0s"]
+        code = run(["load", f"http://{serve().address}/x", *words, "--json", "--allow-client-bound"])
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["errors"], document["requests"]) == (0, {}, 30)
+
+    @pytest.mark.parametrize(
+        "words",
+        [[], ["--rate", "5/s", "--concurrency", "2"], ["--rate", "fast"], ["--rate", "5/s", "--duration", "3"],
+         ["--rate", "5/s", "--slo", "p99=1ms"], ["--rate", "0/s"], ["--rate", "5/s", "--header", "x"]],
+    )  # fmt: skip
+    def test_refuses_what_makes_no_sense(self, words: list[str], tmp_path: Path) -> None:
+        """Options that contradict each other, or say nothing, are bad input."""
+        (tmp_path / "x.json").write_text("{}")
+        assert run(["load", "http://127.0.0.1:1/x", "--data", str(tmp_path / "x.json"), *words]) == 2
+
+
+def test_a_measurement_knows_its_share_of_errors() -> None:
+    """Timeouts are among the latencies and the errors, and count once as requests."""
+    latency = Histogram()
+    latency.add([10**6] * 90 + [10**9] * 5)
+    found = Measurement(
+        asked=100.0, concurrency=None, rate=90.0, seconds=1.0, latency=latency, lag=Histogram(),
+        errors={"timeout": 5, "HTTP 503": 5}, ended="duration", client_bound="", busiest=0.0,
+    )  # fmt: skip
+    assert found.error_share == 0.1
+    assert found.as_json()["requests"] == 100
