@@ -54,9 +54,8 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
     specs = [document.spec for document in fleet.models]
     config = f"{site.config}/{texts.PROPERTIES}"
     environment = process.environment(run=site.run, config=config)
-    threads = {spec.threads.intra_op for spec in specs}
-    if len(threads) == 1 and None not in threads:
-        environment["OMP_NUM_THREADS"] = str(next(iter(threads)))
+    if threads := shared_threads(fleet):
+        environment["OMP_NUM_THREADS"] = str(threads)
     for spec in specs:
         environment |= keys.options(spec).environment
     startup_s = max((spec.limits.startup_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) / 1e6 for spec in specs)
@@ -138,7 +137,7 @@ def read_back(server: RunningServer, client: Client, fleet: Fleet) -> Iterator[R
         prefix = f"{spec.name}: " if many else ""
         described = client.describe(spec.name, str(spec.version))[0]
         yield from (_prefixed(reading, prefix) for reading in _model_settings(spec, described))
-        yield from (_prefixed(reading, prefix) for reading in _worker_threads(server, spec, described))
+        yield from (_prefixed(reading, prefix) for reading in _worker_threads(server, fleet, spec, described))
     yield from _server_settings(server, fleet)
 
 
@@ -170,15 +169,28 @@ def _model_settings(spec: ModelSpec, found: ModelDescription) -> Iterator[Readin
         yield Reading(setting=setting, wanted=wanted, found=value, source=source)
 
 
-def _worker_threads(server: RunningServer, spec: ModelSpec, found: ModelDescription) -> Iterator[Reading]:
+def _worker_threads(server: RunningServer, fleet: Fleet, spec: ModelSpec, found: ModelDescription) -> Iterator[Reading]:
     """Yield the threads of the workers' processes, as far as these can be looked into."""
     if not spec.threads.intra_op:
         return
+    setting, wanted = "OMP_NUM_THREADS", str(spec.threads.intra_op)
+    if shared_threads(fleet) is None:
+        reason = (
+            "the models differ, and the variable is the server's; each worker sets its own with torch.set_num_threads"
+        )
+        yield Reading(setting=setting, wanted=wanted, found=None, source=reason)
+        return
     environments = [server.handle.environment(worker.pid) if server.handle else {} for worker in found.workers]
-    values = {environment.get("OMP_NUM_THREADS", "unset") if environment else "" for environment in environments}
+    values = {environment.get(setting, "unset") if environment else "" for environment in environments}
     value = values.pop() or None if len(values) == 1 else None
     source = "environment of the workers" if value else "the workers' processes cannot be looked into from here"
-    yield Reading(setting="OMP_NUM_THREADS", wanted=str(spec.threads.intra_op), found=value, source=source)
+    yield Reading(setting=setting, wanted=wanted, found=value, source=source)
+
+
+def shared_threads(fleet: Fleet) -> int | None:
+    """Return the threads per operation that every model asks for, or ``None``: the environment is one for all."""
+    threads = {document.spec.threads.intra_op for document in fleet.models}
+    return threads.pop() if len(threads) == 1 else None
 
 
 def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
