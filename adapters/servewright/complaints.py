@@ -27,7 +27,7 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "finite_number": ("is not a finite number", "write a number"),
     "bool_type": ("is neither true nor false", "write true or false"),
     "string_type": ("is not a text", "put it in quotes"),
-    "string_too_short": ("is too short", "write at least {min_length} characters"),
+    "string_too_short": ("is too short", "write at least {min_length} character(s)"),
     "string_too_long": ("is too long", "write at most {max_length} characters"),
     "string_pattern_mismatch": ("is not of the form {pattern}", "correct it"),
     "tuple_type": ("is not a list", "write a list: [...]"),
