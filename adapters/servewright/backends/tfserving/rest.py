@@ -31,14 +31,12 @@ class Rest:
         """Return the outputs by name, with the dtypes that gRPC would give them."""
         body = json_tensors.encode_predict(inputs, target.signature)
         answer = self._send("POST", f"{target.path()}:predict", body, timeout_s=timeout_s)
-        known = target in self._outputs
         try:
-            return self._read(answer, target, timeout_s)
-        except TensorError as error:
-            if not known:
-                raise ProbeError(f"{self._http.url}{target.path()}: {error}") from error
-        self.forget()  # another version may be served by now
-        try:
+            if target in self._outputs:
+                try:
+                    return self._read(answer, target, timeout_s)
+                except TensorError:
+                    self.forget()  # another version may be served by now
             return self._read(answer, target, timeout_s)
         except TensorError as error:
             raise ProbeError(f"{self._http.url}{target.path()}: {error}") from error
