@@ -74,7 +74,8 @@ def records() -> list[Record]:
     for path in sorted(folder.glob(f"*/{FILE}")) if folder.is_dir() else []:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Record(**values | {key: tuple(values.get(key, ())) for key in ("models", "notes")}))
+            values |= {key: tuple(values.get(key, ())) for key in ("models", "notes")}
+            found.append(Record(**values))
         except (OSError, ValueError, TypeError, KeyError):
             continue  # written by another version, or by hand
     return found
