@@ -26,20 +26,25 @@ def main() -> int:
     try:
         recordings = load()
     except NoRecordingsError as error:
-        print(f"conformance: {error}")
+        _say(f"conformance: {error}")
         return 2
     began = time.monotonic()
     results: list[Result] = []
     for result in replay(recordings, arguments.groups or list(GROUPS), arguments.only, arguments.setup):
         results.append(result)
         if result.verdict == "differs":
-            print(listing([result]), flush=True)
-    print()
-    print(table(results))
+            _say(listing([result]))
+    _say()
+    _say(table(results))
     if arguments.left_out:
-        print(listing([result for result in results if result.verdict == "left out"], left_out_too=True))
-    print(f"{time.monotonic() - began:.0f} s")
+        _say(listing([result for result in results if result.verdict == "left out"], left_out_too=True))
+    _say(f"{time.monotonic() - began:.0f} s")
     return 0 if all(_share(results, group) >= _NEEDED_PERCENT for group in {result.group for result in results}) else 1
+
+
+def _say(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _share(results: list[Result], group: str) -> float:
@@ -53,7 +58,7 @@ def replay(recordings: Recordings, groups: list[str], only: str, known_setup: st
     lines = {group: [line for line in recordings.groups.get(group, ()) if only in line.id] for group in groups}
     known = known_address(recordings.models)
     if known is not None:
-        print(f"asking the server at {ADDRESS} as setup {known_setup!r}; other setups cannot be asked")
+        _say(f"asking the server at {ADDRESS} as setup {known_setup!r}; other setups cannot be asked")
         yield from ask_server(
             known, {group: [ln for ln in own if ln.setup == known_setup] for group, own in lines.items()}
         )

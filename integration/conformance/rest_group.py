@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import re
 import socket
@@ -51,10 +52,8 @@ def ask(server: Server, raw: Mapping[str, Any], *, timeout_s: float = 10.0) -> A
             connection.sendall(head if waits else head + (body or b""))
             if waits:
                 connection.settimeout(1)
-                try:
+                with contextlib.suppress(TimeoutError):
                     connection.recv(25, socket.MSG_PEEK)
-                except TimeoutError:
-                    pass
                 connection.settimeout(timeout_s)
                 connection.sendall(body or b"")
             response = http.client.HTTPResponse(connection, method=raw["method"])

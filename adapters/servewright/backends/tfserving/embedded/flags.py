@@ -29,6 +29,7 @@ NOT_APPLICABLE = {
 
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+")
 _FLOAT = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LONGEST_NUMBER = 20
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
@@ -133,7 +134,11 @@ def _read(word: str, known: dict[str, Flag]) -> tuple[str, Any] | None:
     pattern = _INTEGER if flag.kind == "int" else _FLOAT
     if not pattern.fullmatch(text):
         raise FlagValueError(f"Couldn't interpret value {text} for flag {name}.")
-    return name, int(text) if flag.kind == "int" else float(text)
+    if flag.kind == "float":
+        return name, float(text)
+    if len(text) > _LONGEST_NUMBER:
+        raise FlagValueError(f"Couldn't interpret value {text} for flag {name}.")
+    return name, int(text)
 
 
 def usage() -> str:

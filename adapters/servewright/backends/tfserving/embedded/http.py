@@ -231,9 +231,9 @@ class Connection(asyncio.Protocol):
             return b""
         length = 0
         if not chunked:
-            if not (length_text or "").isdecimal():
+            if not re.fullmatch(r"[0-9]+", length_text or ""):
                 raise _BadRequestError(400)
-            length = int(length_text or "0")
+            length = int((length_text or "0").lstrip("0")[:12] or "0")
             if length > _LARGEST_BODY:
                 raise _BadRequestError(413)
         if headers.get("expect", "").lower() == "100-continue" and self._transport is not None:

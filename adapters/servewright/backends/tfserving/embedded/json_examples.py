@@ -21,7 +21,7 @@ def example_request(body: bytes, request: Any) -> Any:
     """Fill ``request``, a ClassificationRequest or RegressionRequest, from ``body``; raise `StatusError`."""
     document = parse(body)
     if name := signature_name(document):
-        request.model_spec.signature_name = name
+        request.model_spec.signature_name = _text(name)
     context = "context" in document
     if context:
         _example(document["context"], request.input.example_list_with_context.context)
@@ -43,9 +43,14 @@ def _example(value: Any, example: Any) -> None:
         raise invalid_argument(f"Example must be JSON object but got JSON {json_type(value)}")
     example.SetInParent()
     for name, content in value.items():
-        feature = example.features.feature[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]
+        feature = example.features.feature[_text(name)]
         for item in content if isinstance(content, list) else [content]:
             _add(item, name, feature)
+
+
+def _text(name: str) -> str:
+    """Return a name as a message can hold it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _add(value: Any, name: str, feature: Any) -> None:

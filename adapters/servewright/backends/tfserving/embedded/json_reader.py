@@ -18,6 +18,7 @@ _DIGITS = re.compile(rb"[0-9]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 _ESCAPES = {0x22: b'"', 0x5C: b"\\", 0x2F: b"/", 0x62: b"\b", 0x66: b"\f", 0x6E: b"\n", 0x72: b"\r", 0x74: b"\t"}
+_MOST_WHOLE_DIGITS = 309
 _MOST_DIGITS = (1 << 53) - 1
 LONG_NUMBER = re.compile(rb"[0-9.eE+-]{16}|[eE]")
 """What a number with more digits than any double is sure of looks like, or one with an exponent."""
@@ -48,7 +49,8 @@ def parse(body: bytes, *, precise: bool = False) -> Any:
             pass
         else:
             # Every ":" outside of strings belongs to a member; fewer members than that means duplicate keys.
-            if body.count(b":") == count_members(document):
+            colons = body.count(b":")
+            if (isinstance(document, dict) and len(document) == colons) or colons == count_members(document):
                 return document
     try:
         return Reader(body).document()
@@ -64,7 +66,7 @@ def count_members(value: Any) -> int:
         if isinstance(item, dict):
             total += len(item)
             waiting += [inner for inner in item.values() if isinstance(inner, dict | list)]
-        elif item and isinstance(item[0], dict | list):
+        elif item and isinstance(item, list) and isinstance(item[0], dict | list):
             waiting += [inner for inner in item if isinstance(inner, dict | list)]
     return total
 
@@ -224,6 +226,8 @@ class Reader:
         if self._peek() in (0x65, 0x45):
             self._at += 1
             exponent = self._exponent(start, len(fraction or b""))
+        if len(digits) > _MOST_WHOLE_DIGITS:
+            self._fail("Number too big to be stored in double.", start)
         whole = int(digits)
         limit = 1 << 63 if negative else (1 << 64) - 1
         if fraction is None and exponent is None and whole <= limit:
@@ -253,9 +257,9 @@ class Reader:
             negative = self._take(0x2D)
         if not (digits := self._digits()):
             self._fail("Miss exponent in number.")
-        exponent = int(digits)
+        exponent = int(digits.lstrip(b"0")[:10] or b"0")
         if negative:
-            return -min(exponent, 1 << 31)
+            return -exponent
         if exponent > 308 + places:
             self._fail("Number too big to be stored in double.", start)
         return exponent

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from servewright.backends.tfserving.embedded.json_reader import LONG_NUMBER, parse
 from servewright.backends.tfserving.embedded.json_writer import shown
 from servewright.backends.tfserving.embedded.status import Code, StatusError, invalid_argument
-from servewright.backends.tfserving.embedded.tensor import STRING, Tensor, type_name
+from servewright.backends.tfserving.embedded.tensor import STRING, Tensor, is_shape, type_name
 
 _DOUBLE: Final = 2
 _BOOL: Final = 10
@@ -64,10 +64,17 @@ def predict_body(body: bytes, inputs_of: Callable[[str], Mapping[str, int]]) -> 
             raise format_error(document, "Expecting 'instances' to be an list/array")
         if not instances:
             raise format_error(document, "No values in 'instances' array")
-        return PredictBody(name, _rows(instances, types, plain=plain), row=True)
+        return PredictBody(name, _checked(_rows(instances, types, plain=plain)), row=True)
     if "inputs" in document:
-        return PredictBody(name, _columns(document["inputs"], types, plain=plain), row=False)
+        return PredictBody(name, _checked(_columns(document["inputs"], types, plain=plain)), row=False)
     raise invalid_argument("Missing 'inputs' or 'instances' key")
+
+
+def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if not is_shape(tensor.shape):
+            raise invalid_argument(f"tensor parsing error: {name}")
+    return tensors
 
 
 def signature_name(document: Any) -> str:

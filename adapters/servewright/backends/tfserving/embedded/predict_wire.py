@@ -11,12 +11,12 @@ import numpy as np
 from servewright.backends.tfserving import protos
 from servewright.backends.tfserving.dtypes import TensorError, kind_numbered
 from servewright.backends.tfserving.embedded.status import invalid_argument
-from servewright.backends.tfserving.embedded.tensor import STRING, WIDTHS, Tensor, from_array
+from servewright.backends.tfserving.embedded.tensor import STRING, WIDTHS, Tensor, from_array, is_shape
 from servewright.backends.tfserving.fields import VARINT, BrokenMessageError, head, key, pack_varints, varint
 from servewright.backends.tfserving.tensors import decode_tensor
 
 _FEW: Final = 256  # so many numbers are quicker to take one by one
-_MOST_ELEMENTS: Final = 1 << 40
+_MOST_FILLED: Final = 1 << 28  # bytes that a request may ask for without sending them
 _FIXED: Final = {1, 2, 8, 10, 18}  # in memory and in a message alike
 _SMALL_CODES: Final = {1: "f4", 2: "f8", 3: "i4", 9: "i8"}
 
@@ -37,7 +37,7 @@ def _read(proto: Any) -> Tensor:
     shape: tuple[int, ...] = tuple([dim.size for dim in proto.tensor_shape.dim])
     if proto.tensor_shape.unknown_rank:
         shape = ()
-    if shape and (min(shape) < 0 or math.prod(shape) > _MOST_ELEMENTS or len(shape) > 254):
+    if not is_shape(shape):
         raise TensorError(f"no tensor has the shape {shape}")
     if dtype == STRING:
         return _strings(proto, shape)
@@ -53,6 +53,8 @@ def _read(proto: Any) -> Tensor:
     given = len(values) // 2 if dtype in (8, 18) else len(values)
     if dtype in _SMALL_CODES and 0 < given <= _FEW and given == size:
         return Tensor(dtype, shape, np.array(values, _SMALL_CODES[dtype]).tobytes())
+    if given < size and size * WIDTHS[dtype] > _MOST_FILLED:
+        raise TensorError(f"{given} values stand for {size}")
     if given > size:
         trimmed = protos.TensorProto()
         trimmed.CopyFrom(proto)
@@ -71,13 +73,15 @@ def _read(proto: Any) -> Tensor:
 def _strings(proto: Any, shape: tuple[int, ...]) -> Tensor:
     size = math.prod(shape)
     if proto.tensor_content:
+        if size > len(proto.tensor_content):
+            raise TensorError(f"{len(proto.tensor_content)} bytes are no {size} strings")
         array = decode_tensor(protos.TensorProto(
             dtype=STRING, tensor_shape={"dim": [{"size": size}]}, tensor_content=proto.tensor_content
         ).SerializeToString())  # fmt: skip
         return Tensor(STRING, shape, array.tolist())
-    if size > 1 << 28:
-        raise TensorError(f"{size} strings are too many")
     values = list(proto.string_val[:size])
+    if len(values) < size and size * 8 > _MOST_FILLED:
+        raise TensorError(f"{len(values)} strings stand for {size}")
     values += [values[-1] if values else b""] * (size - len(values))
     return Tensor(STRING, shape, values)
 

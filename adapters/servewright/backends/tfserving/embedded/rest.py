@@ -233,7 +233,8 @@ def _read_target(request: Request, target: _Target) -> None:
     if name:
         target.model = _decoded(name)
     if version:
-        if int(version) >= 1 << 63:
+        version = version.lstrip("0") or "0"
+        if len(version) > len(str(1 << 63)) or int(version) >= 1 << 63:
             raise UnanswerableError(Code.INVALID_ARGUMENT, f"Failed to convert version: {version} to numeric.")
         target.version = int(version)
     if label:

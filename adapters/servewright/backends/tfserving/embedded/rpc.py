@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from servewright.backends.tfserving import protos
 from servewright.backends.tfserving.embedded import STAND_IN_METADATA
 from servewright.backends.tfserving.embedded.batching import now_us
 from servewright.backends.tfserving.embedded.inference import classify, multi_inference, regress
+from servewright.backends.tfserving.embedded.log import log
 from servewright.backends.tfserving.embedded.metrics import Metrics
 from servewright.backends.tfserving.embedded.model_service import model_metadata, model_status, reload_config
 from servewright.backends.tfserving.embedded.models import Models
@@ -28,6 +30,7 @@ _WHO: Final = ((STAND_IN_METADATA, __version__),)
 _SERVING: Final = b"\x08\x01"
 _UNKNOWN_SERVICE: Final = b"\x08\x03"
 _HEALTHY: Final = ("", "ModelService", "PredictionService")
+_MOMENT_S: Final = 0.02
 _LONGEST_DEADLINE_S: Final = 1e9  # no deadline is a very late one
 
 Answer = Callable[[Any, "int | None"], Awaitable[bytes]]
@@ -48,6 +51,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, models: Models, metrics: Metrics, options: RpcOptions) -> None:
         self._models, self._metrics, self._options = models, metrics, options
         self._running = 0
+        self._waiting: deque[asyncio.Future[bool]] = deque()
         self._handlers: dict[str, Any] = {
             protos.PREDICT: self._handler("PredictRequest", self._predict),
             protos.CLASSIFY: self._handler("ClassificationRequest", self._classify),
@@ -74,7 +78,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         parse = protos.SCHEMA[message].FromString
 
         async def handle(data: bytes, context: Any) -> bytes:
-            if self._running >= self._options.calls:
+            if self._running >= self._options.calls and not await self._soon():
                 await _refuse(context, Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
             self._running += 1
             try:
@@ -92,10 +96,33 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
                 except StatusError as error:
                     await _refuse(context, error.code, error.details)
                     raise
+                except Exception as error:  # a mistake of ours is this call's error, and nobody else's
+                    log("E", "servewright", f"{message} failed: {error!r}")
+                    await _refuse(context, Code.INTERNAL, repr(error))
+                    raise
             finally:
                 self._running -= 1
+                while self._waiting and self._running < self._options.calls:
+                    waiter = self._waiting.popleft()
+                    if not waiter.done():
+                        waiter.set_result(True)
+                        break
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    async def _soon(self) -> bool:
+        """Wait a moment for a call to end; tell whether one did.
+
+        What comes in while the event loop is busy is seen here all at once, and by the real server one by one.
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(waiter)
+        timer = loop.call_later(_MOMENT_S, lambda: waiter.done() or waiter.set_result(False))
+        try:
+            return await waiter and self._running < self._options.calls
+        finally:
+            timer.cancel()
 
     async def _predict(self, request: Any, deadline_us: int | None) -> bytes:
         started = time.monotonic_ns()

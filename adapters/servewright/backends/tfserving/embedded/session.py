@@ -181,7 +181,13 @@ def _feed(tensor: Tensor, taken: list[Any]) -> int:
     if tensor.dtype == STRING:
         return _feed_strings(tensor.data, shape, taken)
     data = tensor.data
-    handle: int = tf.NewTensor(tensor.dtype, _dims(shape), len(shape), data, len(data), tf.nothing, None)
+    return _made(tf.NewTensor(tensor.dtype, _dims(shape), len(shape), data, len(data), tf.nothing, None))
+
+
+def _made(handle: int | None) -> int:
+    """Return a TF_Tensor, or raise `StatusError` where the library could not make it."""
+    if not handle:
+        raise StatusError(Code.RESOURCE_EXHAUSTED, "a tensor could not be allocated")
     return handle
 
 
@@ -191,8 +197,7 @@ def _feed_strings(values: list[bytes], shape: tuple[int, ...], taken: list[Any])
     address = c.addressof(block)
     taken += [string_bytes(values, address), block]
     size = STRING_WIDTH * len(values)
-    handle: int = tf.NewTensor(STRING, _dims(shape), len(shape), address, size, tf.nothing, None)
-    return handle
+    return _made(tf.NewTensor(STRING, _dims(shape), len(shape), address, size, tf.nothing, None))
 
 
 def _feed_joined(parts: Sequence[Tensor], taken: list[Any]) -> int:
@@ -204,7 +209,7 @@ def _feed_joined(parts: Sequence[Tensor], taken: list[Any]) -> int:
     if first.dtype == STRING:
         return _feed_strings([value for part in parts for value in part.data], shape, taken)
     size = sum(len(part.data) for part in parts)
-    handle: int = tf.AllocateTensor(first.dtype, _dims(shape), len(shape), size)
+    handle = _made(tf.AllocateTensor(first.dtype, _dims(shape), len(shape), size))
     at = tf.TensorData(handle)
     for part in parts:
         c.memmove(at, part.data, len(part.data))

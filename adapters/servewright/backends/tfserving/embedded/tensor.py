@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,22 @@ class Tensor:
     def size(self) -> int:
         """How many elements there are."""
         return math.prod(self.shape)
+
+
+_MOST_DIMENSIONS: Final = 254
+_MOST_ELEMENTS: Final = (1 << 63) - 1
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Tell whether TensorFlow can have a tensor of ``shape``; its library ends the process over one that it cannot."""
+    if len(shape) > _MOST_DIMENSIONS:
+        return False
+    elements = 1
+    for size in shape:
+        elements *= size
+        if size < 0 or elements > _MOST_ELEMENTS:
+            return False
+    return True
 
 
 def type_name(number: int) -> str:

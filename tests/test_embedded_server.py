@@ -1,0 +1,542 @@
+"""The embedded TF Serving, started as a program: what it serves, how it changes, and how it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from servewright import __version__
+from servewright.backends.tfserving import protos
+from servewright.backends.tfserving.warmup import write_records
+
+sys.path.insert(0, str(Path(__file__).parent))
+import embedded_graphs as graphs
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow's library"),
+]
+STATES = {30: "AVAILABLE", 50: "END"}
+
+
+def eventually(found: Callable[[], object], within_s: float = 20.0) -> None:
+    """Wait until ``found`` says yes."""
+    end = time.monotonic() + within_s
+    while not found():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+class Server:
+    """A running server and its clients."""
+
+    def __init__(self, folder: Path, flags: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            self.grpc_port, self.rest_port = one.getsockname()[1], other.getsockname()[1]
+        self.log = folder / f"server-{self.grpc_port}.log"
+        words = [f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}", *flags]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "servewright.backends.tfserving.embedded", *words],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})},
+            )
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+
+    def ready(self) -> Server:
+        """Wait until both ports are open."""
+        eventually(lambda: self.ended() or (self.listens(self.grpc_port) and self.listens(self.rest_port)))
+        assert not self.ended(), self.log.read_text()
+        return self
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def listens(self, port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def call(self, method: str, request: Any, answer: str, timeout: float = 20) -> Any:
+        """Return a gRPC answer."""
+        data = self.channel.unary_unary(method)(request.SerializeToString(), timeout=timeout)
+        return protos.SCHEMA[answer].FromString(data)
+
+    def predict(self, model: str, values: Sequence[float], timeout: float = 20, **spec: Any) -> list[float]:
+        """Return ``y`` for the floats ``values``."""
+        tensor = {"dtype": 1, "tensor_shape": {"dim": [{"size": len(values)}]}, "float_val": values}
+        request = protos.PredictRequest(model_spec={"name": model, **spec}, inputs={"x": tensor})
+        return list(self.call(protos.PREDICT, request, "PredictResponse", timeout).outputs["y"].float_val)
+
+    def states(self, model: str) -> dict[int, str]:
+        """Return the state of each version of a model."""
+        request = protos.GetModelStatusRequest(model_spec={"name": model})
+        answer = self.call(protos.GET_MODEL_STATUS, request, "GetModelStatusResponse")
+        return {entry.version: STATES.get(entry.state, str(entry.state)) for entry in answer.model_version_status}
+
+    def reload(self, *models: Mapping[str, Any]) -> None:
+        """Send a new config."""
+        request = protos.ReloadConfigRequest(config={"model_config_list": {"config": models}})
+        self.call(protos.RELOAD_CONFIG, request, "ReloadConfigResponse")
+
+    def web(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        """Return status and JSON of a REST answer."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.rest_port}{path}", data, headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def stop(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers that end with the test."""
+    servers: list[Server] = []
+
+    def start(*flags: str, env: Mapping[str, str] | None = None) -> Server:
+        servers.append(Server(tmp_path, flags, env))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """Write a model with one version, ``y = x / 2 + 2``."""
+    graphs.save_half_plus(tmp_path / "half" / "1", 2.0)
+    return tmp_path / "half"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for tests that change nothing: model ``m``, ``y = x / 2 + 2``."""
+    folder = tmp_path_factory.mktemp("shared")
+    graphs.save_half_plus(folder / "m" / "1", 2.0)
+    server = Server(
+        folder, ["--model_name=m", f"--model_base_path={folder / 'm'}", "--enable_grpc_healthcheck_service=true"]
+    )
+    yield server.ready()
+    server.stop()
+
+
+def entry(name: str, path: Path, **fields: Any) -> dict[str, Any]:
+    """Return a model of a config."""
+    return {"name": name, "base_path": str(path), "model_platform": "tensorflow", **fields}
+
+
+def write_config(path: Path, *models: Mapping[str, Any]) -> str:
+    """Write a model config file and return the flag for it."""
+    beside = path.with_suffix(".new")
+    beside.write_text(str(protos.ModelServerConfig(model_config_list={"config": models})) + "# \n")
+    beside.rename(path)
+    return f"--model_config_file={path}"
+
+
+class TestServing:
+    """Requests are answered over gRPC and REST."""
+
+    def test_both_ways_give_the_same(self, shared: Server) -> None:
+        """Predict, status and metadata agree between gRPC and REST."""
+        server = shared
+        assert server.predict("m", [1, 2, 5]) == [2.5, 3.0, 4.5]
+        assert server.web("/v1/models/m:predict", {"instances": [1, 2, 5]}) == (200, {"predictions": [2.5, 3.0, 4.5]})
+        assert server.states("m") == {1: "AVAILABLE"}
+        status, answer = server.web("/v1/models/m")
+        assert (status, answer["model_version_status"][0]["state"]) == (200, "AVAILABLE")
+        request = protos.GetModelMetadataRequest(model_spec={"name": "m"}, metadata_field=["signature_def"])
+        metadata = server.call(protos.GET_MODEL_METADATA, request, "GetModelMetadataResponse")
+        signatures = protos.SignatureDefMap()
+        metadata.metadata["signature_def"].Unpack(signatures)
+        assert signatures.signature_def["serving_default"].inputs["x"].name == "x:0"
+        assert server.web("/v1/models/m/metadata")[1]["model_spec"]["version"] == "1"
+
+    def test_says_that_it_is_a_stand_in(self, shared: Server) -> None:
+        """In its log, in every HTTP answer, and ahead of the status answer of gRPC."""
+        server = shared
+        assert "servewright embedded TF Serving stand-in" in server.log.read_text()
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.rest_port}/v1/models/m") as answer:
+            assert answer.headers["Server"] == f"servewright-embedded/{__version__}"
+        request = protos.GetModelStatusRequest(model_spec={"name": "m"}).SerializeToString()
+        _, call = server.channel.unary_unary(protos.GET_MODEL_STATUS).with_call(request)
+        assert ("servewright-stand-in", __version__) in call.initial_metadata()
+
+    def test_strings_pass_through(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """Bytes of any length and value come back as they went."""
+        graphs.save_texts(tmp_path / "texts" / "1")
+        server = start("--model_name=t", f"--model_base_path={tmp_path / 'texts'}").ready()
+        values = [b"", b"a\0b", bytes(range(256)), b"x" * 22, b"y" * 23]
+        tensor = {"dtype": 7, "tensor_shape": {"dim": [{"size": len(values)}]}, "string_val": values}
+        request = protos.PredictRequest(model_spec={"name": "t"}, inputs={"s": tensor})
+        assert list(server.call(protos.PREDICT, request, "PredictResponse").outputs["text"].string_val) == values
+
+    @pytest.mark.parametrize(
+        ("spec", "inputs", "code", "details"),
+        [
+            ({"name": "no"}, {}, "NOT_FOUND", "Servable not found for request: Latest(no)"),
+            ({"name": "m", "version": {"value": 7}}, {}, "NOT_FOUND", "Servable not found for request: Specific(m, 7)"),
+            ({"name": "m", "version_label": "a"}, {}, "INVALID_ARGUMENT", "Unrecognized servable version label: a"),
+            ({"name": ""}, {}, "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+            ({"name": "m", "signature_name": "s"}, {}, "FAILED_PRECONDITION", 'Serving signature key "s" not found.'),
+            (
+                {"name": "m"},
+                {"x": {"dtype": 9, "int64_val": [1]}},
+                "INVALID_ARGUMENT",
+                "Expects arg[0] to be float but int64 is provided",
+            ),
+            (
+                {"name": "m"},
+                {"z": {"dtype": 1}},
+                "INVALID_ARGUMENT",
+                "Signature input alias: x(feed name: x:0) not found in request",
+            ),
+        ],
+    )
+    def test_mistakes_are_told(self, shared: Server, spec: Any, inputs: Any, code: str, details: str) -> None:
+        """Each kind of wrong request has its code and its text."""
+        with pytest.raises(grpc.RpcError) as error:
+            shared.call(protos.PREDICT, protos.PredictRequest(model_spec=spec, inputs=inputs), "PredictResponse")
+        assert error.value.code().name == code
+        assert error.value.details().startswith(details)
+
+    def test_counts_what_it_answers(self, start: Callable[..., Server], half: Path, tmp_path: Path) -> None:
+        """The metrics page counts requests by model and status."""
+        (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+        server = start(
+            "--model_name=m", f"--model_base_path={half}", f"--monitoring_config_file={tmp_path / 'monitoring'}"
+        )
+        server.ready().predict("m", [1])
+        server.web("/v1/models/m:predict", {"instances": ["a"]})
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.rest_port}/monitoring/prometheus/metrics") as answer:
+            page = answer.read().decode()
+        assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 1' in page
+        assert ':tensorflow:serving:request_count{model_name="m",status="INVALID_ARGUMENT"} 1' in page
+
+    def test_health_is_told_on_request(self, shared: Server) -> None:
+        """With the flag, the health service knows the server and its services."""
+        server = shared
+        check = server.channel.unary_unary(protos.HEALTH_CHECK)
+        assert check(b"") == b"\x08\x01"
+        with pytest.raises(grpc.RpcError) as error:
+            check(protos.HealthCheckRequest(service="x").SerializeToString())
+        assert error.value.details() == "service name unknown"
+        watched = server.channel.unary_stream(protos.HEALTH_CHECK.replace("Check", "Watch"))(b"", timeout=20)
+        assert next(watched) == b"\x08\x01"
+        watched.cancel()
+
+
+class TestBatching:
+    """Requests that come together are computed together, and each gets its own rows."""
+
+    FLAGS = ("--enable_batching=true", "--grpc_max_threads=64", "--rest_api_num_threads=64")
+
+    def server(self, start: Callable[..., Server], tmp_path: Path, parameters: str) -> Server:
+        graphs.save_with_total(tmp_path / "total" / "1")
+        (tmp_path / "batching").write_text(parameters)
+        file = f"--batching_parameters_file={tmp_path / 'batching'}"
+        return start("--model_name=t", f"--model_base_path={tmp_path / 'total'}", file, *self.FLAGS).ready()
+
+    def ask(self, server: Server, values: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return ``y`` and the totals of the batches that the values were in."""
+        tensor = {"dtype": 9, "tensor_shape": {"dim": [{"size": len(values)}]}, "int64_val": values}
+        request = protos.PredictRequest(model_spec={"name": "t"}, inputs={"x": tensor})
+        outputs = server.call(protos.PREDICT, request, "PredictResponse").outputs
+        return list(outputs["y"].int64_val), list(outputs["total"].int64_val)
+
+    def test_a_full_batch_does_not_wait(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """Eight requests fill a batch of eight long before its timeout of a minute."""
+        server = self.server(
+            start,
+            tmp_path,
+            "max_batch_size { value: 8 } batch_timeout_micros { value: 60000000 } num_batch_threads { value: 1 }",
+        )
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda value: self.ask(server, [value]), range(1, 9)))
+        assert answers == [([value + 1], [36]) for value in range(1, 9)]
+
+    def test_splitting_puts_a_request_together_again(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """A request of six rows is computed in two batches, and answered in order."""
+        server = self.server(
+            start,
+            tmp_path,
+            "max_batch_size { value: 16 } enable_large_batch_splitting { value: true } "
+            "max_execution_batch_size { value: 4 } num_batch_threads { value: 1 }",
+        )
+        assert self.ask(server, [1, 2, 3, 4, 5, 6]) == ([2, 3, 4, 5, 6, 7], [10, 10, 10, 10, 11, 11])
+
+    def test_padding_repeats_a_row_and_is_not_answered(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """Three rows rounded up to four are computed with the first one twice."""
+        server = self.server(
+            start, tmp_path, "max_batch_size { value: 4 } allowed_batch_sizes: 4 num_batch_threads { value: 1 }"
+        )
+        assert self.ask(server, [1, 2, 3]) == ([2, 3, 4], [7, 7, 7])
+
+    def test_rest_and_grpc_share_batches(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """A batch does not care how its requests came."""
+        server = self.server(
+            start,
+            tmp_path,
+            "max_batch_size { value: 2 } batch_timeout_micros { value: 60000000 } num_batch_threads { value: 1 }",
+        )
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(self.ask, server, [1])
+            other = pool.submit(server.web, "/v1/models/t:predict", {"inputs": [2]})
+            assert one.result() == ([2], [3])
+            assert other.result()[1] == {"outputs": {"y": [3], "total": [3]}}
+
+    def test_parameters_in_force_are_in_the_log(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """So that they can be read back."""
+        server = self.server(start, tmp_path, "max_batch_size { value: 3 } num_batch_threads { value: 2 }")
+        assert (
+            "Batching parameters in force: max_batch_size { value: 3 } num_batch_threads { value: 2 }; threads: 2"
+            in (server.log.read_text())
+        )
+
+
+class TestChanges:
+    """Versions and configs change while the server runs."""
+
+    def test_requests_never_fail_while_versions_change(
+        self, start: Callable[..., Server], half: Path, tmp_path: Path
+    ) -> None:
+        """The new version answers before the old one goes."""
+        server = start("--model_name=m", f"--model_base_path={half}", "--file_system_poll_wait_seconds=1").ready()
+        answers: set[float] = set()
+        failures: list[BaseException] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                try:
+                    answers.update(server.predict("m", [2]))
+                except grpc.RpcError as error:
+                    failures.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        for version, addend in ((2, 3.0), (3, 4.0)):
+            graphs.save_half_plus(tmp_path / "new", addend).rename(half / str(version))
+            eventually(lambda addend=addend: addend + 1 in answers)
+        eventually(lambda: server.states("m") == {3: "AVAILABLE", 2: "END", 1: "END"})
+        done.set()
+        asking.join()
+        assert failures == []
+        assert answers == {3.0, 4.0, 5.0}
+
+    def test_a_broken_version_ends_and_the_old_one_stays(self, start: Callable[..., Server], half: Path) -> None:
+        """Its error is in its status, and the next good version replaces both."""
+        server = start("--model_name=m", f"--model_base_path={half}", "--max_num_load_retries=0").ready()
+        (half / "2").mkdir()
+        eventually(lambda: server.states("m") == {2: "END", 1: "AVAILABLE"})
+        status = server.web("/v1/models/m/versions/2")[1]["model_version_status"][0]["status"]
+        assert status["error_code"] == "NOT_FOUND"
+        assert "does not appear to contain a SavedModel bundle" in status["error_message"]
+        assert server.predict("m", [2]) == [3.0]
+
+    def test_a_removed_model_ends(self, start: Callable[..., Server], half: Path) -> None:
+        """No version on disk is none in memory; one that comes back is served again."""
+        server = start("--model_name=m", f"--model_base_path={half}").ready()
+        shutil.move(half / "1", half / "away")
+        eventually(lambda: server.states("m") == {1: "END"})
+        with pytest.raises(grpc.RpcError, match="Servable not found for request: Latest"):
+            server.predict("m", [1])
+        shutil.move(half / "away", half / "1")
+        eventually(lambda: server.states("m") == {1: "AVAILABLE"})
+
+    def test_reloading_adds_and_removes_models(self, start: Callable[..., Server], half: Path, tmp_path: Path) -> None:
+        """A new config replaces the old one, and new models are there when it has been answered."""
+        server = start("--model_name=a", f"--model_base_path={half}", "--max_num_load_retries=0").ready()
+        server.reload(entry("a", half), entry("b", half))
+        assert server.predict("b", [2]) == [3.0]
+        server.reload(entry("b", half))
+        eventually(lambda: server.states("a") == {1: "END"})
+        (tmp_path / "broken" / "1").mkdir(parents=True)
+        with pytest.raises(grpc.RpcError, match="1 model\\(s\\) did not become available"):
+            server.reload(entry("b", half), entry("c", tmp_path / "broken"))
+        with pytest.raises(grpc.RpcError, match="Illegal to list model b multiple times"):
+            server.reload(entry("b", half), entry("b", half))
+        assert server.predict("b", [2]) == [3.0]
+
+    def test_labels_point_to_versions_that_are_there(
+        self, start: Callable[..., Server], half: Path, tmp_path: Path
+    ) -> None:
+        """A label moves only to a version that can answer, and a refused reload changes nothing."""
+        graphs.save_half_plus(half / "2", 3.0)
+        both = {"model_version_policy": {"specific": {"versions": [1, 2]}}}
+        server = start(write_config(tmp_path / "models.config", entry("m", half, **both))).ready()
+        eventually(lambda: server.states("m") == {1: "AVAILABLE", 2: "AVAILABLE"})
+        server.reload(entry("m", half, **both, version_labels={"stable": 1, "canary": 2}))
+        assert server.predict("m", [2], version_label="stable") == [3.0]
+        assert server.web("/v1/models/m/labels/canary:predict", {"instances": [2]})[1] == {"predictions": [4.0]}
+        with pytest.raises(
+            grpc.RpcError, match="assign label to version 9 of model m, which is not currently available"
+        ):
+            server.reload(entry("m", half, **both, version_labels={"stable": 9}))
+        assert server.predict("m", [2], version_label="canary") == [4.0]
+
+    def test_the_config_file_is_watched(self, start: Callable[..., Server], half: Path, tmp_path: Path) -> None:
+        """A changed file is applied; one that cannot be read leaves everything as it was."""
+        config = tmp_path / "models.config"
+        server = start(write_config(config, entry("a", half)), "--model_config_file_poll_wait_seconds=1").ready()
+        config.write_text("nonsense")
+        eventually(lambda: "Failed to read ModelServerConfig file" in server.log.read_text())
+        assert server.predict("a", [2]) == [3.0]
+        write_config(config, entry("a", half), entry("b", half))
+        eventually(lambda: "Successfully loaded servable version {name: b version: 1}" in server.log.read_text())
+        assert server.predict("b", [2]) == [3.0]
+
+    def test_a_late_version_is_waited_for(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """The ports stay closed, and the log names the cause, until the model has a version."""
+        (tmp_path / "m").mkdir()
+        server = start("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+        eventually(lambda: "No versions of servable m found under base path" in server.log.read_text())
+        assert not server.listens(server.grpc_port)
+        graphs.save_half_plus(tmp_path / "new", 2.0).rename(tmp_path / "m" / "1")
+        assert server.ready().predict("m", [2]) == [3.0]
+
+
+class TestWarmUp:
+    """Recorded requests run before a version is served."""
+
+    def write(self, version: Path, *logs: Any) -> None:
+        (version / "assets.extra").mkdir()
+        records = write_records(log.SerializeToString() for log in logs)
+        (version / "assets.extra" / "tf_serving_warmup_requests").write_bytes(records)
+
+    def test_good_records_are_counted(self, start: Callable[..., Server], half: Path) -> None:
+        """The log says how many there were."""
+        request = {"inputs": {"x": {"dtype": 1, "tensor_shape": {"dim": [{"size": 1}]}, "float_val": [1]}}}
+        self.write(half / "1", *[protos.PredictionLog(predict_log={"request": request})] * 3)
+        server = start(f"--model_base_path={half}").ready()
+        assert "Number of warmup records read: 3." in server.log.read_text()
+
+    def test_a_bad_record_fails_the_load(self, start: Callable[..., Server], half: Path) -> None:
+        """The server ends with the reason when nothing else is there to serve."""
+        self.write(half / "1", protos.PredictionLog(predict_log={"request": {"inputs": {"z": {"dtype": 1}}}}))
+        server = start(f"--model_base_path={half}", "--max_num_load_retries=0")
+        assert server.process.wait(20) == 255
+        assert "Signature input alias: x(feed name: x:0) not found in request" in server.log.read_text()
+
+
+class TestStarting:
+    """A server that cannot serve says why and ends."""
+
+    @pytest.mark.parametrize(
+        ("flags", "text"),
+        [
+            (
+                ["--model_base_path=relative"],
+                "Expected model default to have an absolute path or URI; got base_path()=relative",
+            ),
+            (
+                ["--model_base_path={}", "--saved_model_tags=nope"],
+                "Could not find meta graph def matching supplied tags: { nope }.",
+            ),
+            (["--model_base_path={}", "--port=abc"], "usage: tensorflow_model_server"),
+            (["--model_base_path={}", "--ssl_config_file=/no"], "/no; No such file or directory"),
+            (["--model_base_path={}", "--grpc_channel_arguments=x"], "which is no key=value"),
+            (
+                ["--model_base_path={}", "--enable_batching", "--batching_parameters_file={}/zero"],
+                "input_batch_size_limit must be positive",
+            ),
+        ],
+    )
+    def test_failures(self, start: Callable[..., Server], half: Path, flags: list[str], text: str) -> None:
+        """Exit code 255, the reason on stdout, no port open."""
+        (half / "zero").write_text("max_batch_size { value: 0 }")
+        server = start(*[flag.replace("{}", str(half)) for flag in flags], "--max_num_load_retries=0")
+        assert server.process.wait(20) == 255
+        assert text in server.log.read_text()
+
+    def test_unknown_words_are_told_and_ignored(self, start: Callable[..., Server], half: Path) -> None:
+        """As on the real server."""
+        server = start(f"--model_base_path={half}", "--no_such=1").ready()
+        assert "unknown argument: --no_such=1\nusage: tensorflow_model_server" in server.log.read_text()
+
+    def test_version(self) -> None:
+        """Tells whose place it takes, and what it is."""
+        done = subprocess.run(
+            [sys.executable, "-m", "servewright.backends.tfserving.embedded", "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "stand-in" in done.stdout
+
+    def test_a_port_that_is_taken_is_told(self, start: Callable[..., Server], half: Path) -> None:
+        """A second server on the gRPC port ends; one on the REST port serves gRPC alone."""
+        first = start(f"--model_base_path={half}").ready()
+        second = start(f"--model_base_path={half}", f"--port={first.grpc_port}")
+        assert second.process.wait(20) == 255
+        assert "Failed to BuildAndStart gRPC server" in second.log.read_text()
+        third = start(f"--model_base_path={half}", f"--rest_api_port={first.rest_port}")
+        eventually(lambda: "Failed to start HTTP Server at localhost" in third.log.read_text())
+        assert third.predict("default", [2]) == [3.0]
+
+    def test_it_binds_where_it_is_told(self, start: Callable[..., Server], half: Path) -> None:
+        """Loopback unless the environment names another address."""
+        server = start(f"--model_base_path={half}", env={"SERVEWRIGHT_EMBEDDED_BIND": "127.0.0.2"})
+        eventually(lambda: "Running gRPC ModelServer at 127.0.0.2:" in server.log.read_text())
+        assert not server.listens(server.grpc_port)
+
+
+class TestEnding:
+    """A server that is told to end does so soon and cleanly."""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_requests_under_way_finish(self, start: Callable[..., Server], tmp_path: Path, number: int) -> None:
+        """A request that waits for its batch is answered, then the process ends with 0."""
+        graphs.save_half_plus(tmp_path / "m" / "1", 2.0)
+        (tmp_path / "batching").write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 500000 }")
+        server = start(
+            "--model_name=m",
+            f"--model_base_path={tmp_path / 'm'}",
+            "--enable_batching=true",
+            f"--batching_parameters_file={tmp_path / 'batching'}",
+        ).ready()
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(server.predict, "m", [2])
+            other = pool.submit(server.web, "/v1/models/m:predict", {"instances": [2]})
+            page = protos.GetModelStatusRequest(model_spec={"name": "m"})
+            for _ in range(20):  # both are on their way by the time these are answered
+                server.call(protos.GET_MODEL_STATUS, page, "GetModelStatusResponse")
+            server.process.send_signal(number)
+            assert server.process.wait(2) == 0
+            assert one.result() == [3.0]
+            assert other.result()[0] == 200
+        assert not server.listens(server.grpc_port)
+
+    def test_a_server_that_waits_for_a_model_ends_too(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """Also before it serves."""
+        (tmp_path / "m").mkdir()
+        server = start(f"--model_base_path={tmp_path / 'm'}")
+        eventually(lambda: "No versions of servable" in server.log.read_text())
+        server.process.terminate()
+        assert server.process.wait(2) == 0
