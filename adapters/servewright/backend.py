@@ -6,7 +6,7 @@ server's settings back, and the stages do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from servewright.fleet import Fleet
+    from servewright.linting.linter import Linter
     from servewright.server import RunningServer
     from servewright.spec import ModelSpec, ServerSettings, Signature
     from servewright.specfile import Document
@@ -294,6 +295,7 @@ class Backend:
         concurrent: how many requests may be sent at once without being turned away.
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
         credentials: the headers that let a request in at this moment, asked for again before they expire.
+        lint: the rules and readers of its files for the linter; `None` where it has none.
     """
 
     name: str
@@ -322,3 +324,4 @@ class Backend:
     payloads: Callable[[ModelSpec, Sequence[Tensors], Transport], Sequence[Payload]] | None = None
     credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}
     recipe: Callable[[Fleet | None, Site], Recipe] | None = None
+    lint: Callable[[], Linter] | None = None

@@ -34,6 +34,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "logs": "Print the log of a server.",
     "probe": "Check a running server against a spec.",
     "load": "Send load to a running server, and say what users see.",
+    "lint": "Check configs, archives and commands that are there already.",
+    "verify-archive": "Prove model archives safe, without unpacking them.",
     "doctor": "Say what this machine can run, and what is missing.",
     "demo": "Train on handwritten digits, serve, and compare.",
 }
@@ -50,7 +52,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"servewright.cli.{cmd_name}").command
+        module = cmd_name.replace("-", "_")
+        command = importlib.import_module(f"servewright.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from servewright.assets import asset_dir
 from servewright.backend import Backend, Capability, Site, Support
 from servewright.backends.tfserving import flags, keys, packing, payloads, recipe, running, settings, texts
+
+if TYPE_CHECKING:
+    from servewright.linting.linter import Linter
+
+
+def _lint() -> Linter:
+    """Return what the linter knows of this server; its checks are imported when they are asked for."""
+    from servewright.backends.tfserving.linting import linter
+
+    return linter()
+
 
 BACKEND = Backend(
     name=keys.NAME,
@@ -38,4 +51,5 @@ BACKEND = Backend(
     concurrent=keys.in_flight,
     payloads=payloads.payloads,
     recipe=recipe.recipe,
+    lint=_lint,
 )

@@ -1,0 +1,1 @@
+"""Read the files that fleets already have, and say what a server would refuse, ignore or misread."""
