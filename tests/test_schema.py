@@ -94,32 +94,30 @@ def test_refuses_what_a_spec_refuses(workshop: Workshop, changes: dict[str, Any]
     assert not VALIDATOR.is_valid(values)
 
 
-_UNITS = tuple(
-    [
-        "B",
-        "kB",
-        "KB",
-        "k",
-        "MB",
-        "MiB",
-        "Gi",
-        "GB",
-        "us",
-        "µs",
-        "ms",
-        "MS",
-        "s",
-        "m",
-        "min",
-        "h",
-        "d",
-        "/s",
-        "k/m",
-        "M/h",
-        "/d",
-        "%",
-        "%%",
-    ]
+_UNITS = (
+    "B",
+    "kB",
+    "KB",
+    "k",
+    "MB",
+    "MiB",
+    "Gi",
+    "GB",
+    "us",
+    "µs",
+    "ms",
+    "MS",
+    "s",
+    "m",
+    "min",
+    "h",
+    "d",
+    "/s",
+    "k/m",
+    "M/h",
+    "/d",
+    "%",
+    "%%",
 )
 
 
