@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servewright.backends.tfserving.embedded import json_writer
+from servewright.backends.tfserving.embedded.json_elements import decode_base64
 from servewright.backends.tfserving.embedded.json_reader import Reader, count_members, parse
-from servewright.backends.tfserving.embedded.json_tensors import decode_base64, predict_body
+from servewright.backends.tfserving.embedded.json_tensors import predict_body
 from servewright.backends.tfserving.embedded.status import Code, StatusError
 from servewright.backends.tfserving.embedded.tensor import STRING, Tensor, from_array, to_array
 

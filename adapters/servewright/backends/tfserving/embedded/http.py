@@ -236,7 +236,10 @@ class Connection(asyncio.Protocol):
             length = int((length_text or "0").lstrip("0")[:12] or "0")
             if length > _LARGEST_BODY:
                 raise _BadRequestError(413)
-        if headers.get("expect", "").lower() == "100-continue" and self._transport is not None:
+        expected = headers.get("expect")
+        if expected is not None and expected.lower() != "100-continue":
+            raise _BadRequestError(417)
+        if expected is not None and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not chunked:
             return (yield length) if length else b""

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from servewright.backends.tfserving.embedded.json_elements import decode_base64, is_base64, json_type
 from servewright.backends.tfserving.embedded.json_reader import parse
-from servewright.backends.tfserving.embedded.json_tensors import (
-    decode_base64,
-    format_error,
-    is_base64,
-    json_type,
-    signature_name,
-)
+from servewright.backends.tfserving.embedded.json_tensors import format_error, signature_name
 from servewright.backends.tfserving.embedded.status import StatusError, invalid_argument
 
 _LISTS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}

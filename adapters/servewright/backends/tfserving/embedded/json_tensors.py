@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from servewright.backends.tfserving.embedded.json_elements import (
+    BOOL,
+    DOUBLE,
+    dense_shape,
+    fill,
+    is_base64,
+    packed,
+    quick_tensor,
+)
 from servewright.backends.tfserving.embedded.json_reader import LONG_NUMBER, parse
 from servewright.backends.tfserving.embedded.json_writer import shown
-from servewright.backends.tfserving.embedded.status import Code, StatusError, invalid_argument
-from servewright.backends.tfserving.embedded.tensor import STRING, Tensor, is_shape, type_name
-
-_DOUBLE: Final = 2
-_BOOL: Final = 10
-_FLOATS: Final[dict[int, Any]] = {1: np.float32, 2: np.float64}
-# What JSON numbers must fit in, and what they become: narrow types take any int32 and wrap.
-_INT32, _INT64 = (-(1 << 31), (1 << 31) - 1), (-(1 << 63), (1 << 63) - 1)
-_INTEGERS: Final[dict[int, tuple[tuple[int, int], Any]]] = {
-    3: (_INT32, np.int32),
-    4: (_INT32, np.uint8),
-    5: (_INT32, np.int16),
-    6: (_INT32, np.int8),
-    9: (_INT64, np.int64),
-    22: ((0, (1 << 32) - 1), np.uint32),
-    23: ((0, (1 << 64) - 1), np.uint64),
-}
+from servewright.backends.tfserving.embedded.status import StatusError, invalid_argument
+from servewright.backends.tfserving.embedded.tensor import Tensor, is_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +41,7 @@ def predict_body(body: bytes, inputs_of: Callable[[str], Mapping[str, int]]) -> 
     if not types:
         raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
     plain = b"true" not in body and b"false" not in body
-    if _DOUBLE in types.values() and LONG_NUMBER.search(body):
+    if DOUBLE in types.values() and LONG_NUMBER.search(body):
         document = parse(body, precise=True)
     if "instances" in document:
         instances = document["instances"]
@@ -113,13 +102,13 @@ def _columns(value: Any, types: Mapping[str, int], *, plain: bool) -> dict[str, 
 
 
 def _tensor(value: Any, dtype: int, *, plain: bool) -> Tensor:
-    quick = _quick(value, dtype) if plain else None
+    quick = quick_tensor(value, dtype) if plain or dtype == BOOL else None
     if quick is not None:
         return quick
-    shape = _dense_shape(value)
+    shape = dense_shape(value)
     flat: list[Any] = []
-    _fill(value, 0, dtype, shape, flat)
-    return _packed(flat, dtype, tuple(shape))
+    fill(value, 0, dtype, shape, flat)
+    return packed(flat, dtype, tuple(shape))
 
 
 # Row form
@@ -135,7 +124,7 @@ class _Column:
 
 
 def _rows(instances: list[Any], types: Mapping[str, int], *, plain: bool) -> dict[str, Tensor]:
-    if plain and (quick := _quick_rows(instances, types)) is not None:
+    if (plain or set(types.values()) == {BOOL}) and (quick := _quick_rows(instances, types)) is not None:
         return quick
     if not isinstance(instances[0], dict) and len(types) > 1:
         raise invalid_argument(
@@ -154,9 +143,7 @@ def _rows(instances: list[Any], types: Mapping[str, int], *, plain: bool) -> dic
             _add(item, next(iter(types)), types, columns)
         except StatusError as error:
             raise invalid_argument(f"Failed to process element: {at} of 'instances' list. Error: {error}") from error
-    return {
-        name: _packed(column.flat, types[name], (len(instances), *column.shape)) for name, column in columns.items()
-    }
+    return {name: packed(column.flat, types[name], (len(instances), *column.shape)) for name, column in columns.items()}
 
 
 def _add_named(item: Any, at: int, types: Mapping[str, int], columns: dict[str, _Column]) -> None:
@@ -180,9 +167,9 @@ def _add(value: Any, name: str, types: Mapping[str, int], columns: dict[str, _Co
     if name not in types:
         raise invalid_argument(f"JSON object: does not have named input: {name}")
     column = columns.setdefault(name, _Column())
-    shape = _dense_shape(value)
+    shape = dense_shape(value)
     before = len(column.flat)
-    _fill(value, 0, types[name], shape, column.flat)
+    fill(value, 0, types[name], shape, column.flat)
     size = len(column.flat) - before
     if column.size < 0:
         column.size, column.shape = size, shape
@@ -206,156 +193,14 @@ def _quick_rows(instances: list[Any], types: Mapping[str, int]) -> dict[str, Ten
         if len(types) > 1:
             return None
         ((name, dtype),) = types.items()
-        tensor = _quick(instances, dtype)
+        tensor = quick_tensor(instances, dtype)
         return None if tensor is None else {name: tensor}
     if any(not isinstance(item, dict) or item.keys() != types.keys() for item in instances):
         return None
     tensors = {}
     for name, dtype in types.items():
-        tensor = _quick([item[name] for item in instances], dtype)
+        tensor = quick_tensor([item[name] for item in instances], dtype)
         if tensor is None:
             return None
         tensors[name] = tensor
     return tensors
-
-
-# Elements
-
-
-def is_base64(value: Any) -> bool:
-    """Tell whether ``value`` is ``{"b64": "..."}``."""
-    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
-
-
-def decode_base64(value: Any) -> bytes:
-    """Return the bytes of ``{"b64": "..."}``; raise `StatusError`."""
-    if not is_base64(value):
-        raise invalid_argument(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
-    text = value["b64"].encode("utf-8", "surrogateescape").translate(None, b" \t\n\r\v\f")
-    if b"=" not in text:
-        text += b"=" * (-len(text) % 4)  # padding may be left out
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise invalid_argument("Unable to base64 decode") from error
-
-
-def _quick(value: Any, dtype: int) -> Tensor | None:
-    """Return a regular nested list as a tensor, or ``None`` where each element has to be looked at."""
-    if dtype == STRING:
-        if isinstance(value, list) and all(type(item) is str for item in value):
-            return Tensor(STRING, (len(value),), [item.encode("utf-8", "surrogateescape") for item in value])
-        return None
-    if dtype not in _FLOATS and dtype not in _INTEGERS:
-        return None
-    try:
-        array = np.array(value)
-    except (ValueError, OverflowError, TypeError):
-        return None
-    kind = array.dtype.kind
-    if dtype in _FLOATS:
-        return _floats(array, dtype) if kind in "fiu" else None
-    bounds, narrow = _INTEGERS[dtype]
-    if array.size and (kind not in "iu" or int(array.min()) < bounds[0] or int(array.max()) > bounds[1]):
-        return None
-    return Tensor(dtype, array.shape, array.astype(narrow).tobytes())
-
-
-def _floats(array: NDArray[Any], dtype: int) -> Tensor:
-    """Return numbers as float or double; denormal ones are zeros, as on the real server's REST threads."""
-    kind = _FLOATS[dtype]
-    with np.errstate(over="ignore", under="ignore"):
-        narrow = array.astype(np.float64).astype(kind)
-    small = np.abs(narrow) < np.finfo(kind).tiny
-    if small.any():
-        narrow = np.where(small, np.copysign(kind(0), narrow), narrow)
-    return Tensor(dtype, array.shape, narrow.tobytes())
-
-
-def _dense_shape(value: Any) -> list[int]:
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        if not value:
-            break
-        value = value[0]
-    return shape
-
-
-def _fill(value: Any, level: int, dtype: int, shape: list[int], flat: list[Any]) -> None:
-    """Append the elements of ``value`` to ``flat``, in the order and with the complaints of the real server."""
-    rank = len(shape)
-    waiting = [(value, level)]
-    while waiting:
-        item, depth = waiting.pop()
-        if not isinstance(item, list):
-            if depth != rank:
-                raise invalid_argument(
-                    f"JSON Value: {shown(item)} found at incorrect level: {depth + 1} in the JSON DOM. "
-                    f"Expected at level: {rank}"
-                )
-            flat.append(_element(item, dtype))
-            continue
-        if depth >= rank:
-            raise invalid_argument(f"Encountered list at unexpected level: {depth} expected < {rank}")
-        if len(item) != shape[depth]:
-            raise invalid_argument(
-                f"Encountered list at unexpected size: {len(item)} at level: {depth} expected size: {shape[depth]}"
-            )
-        waiting += [(inner, depth + 1) for inner in reversed(item)]
-
-
-def _element(value: Any, dtype: int) -> Any:
-    if isinstance(value, dict):
-        if dtype == STRING:
-            return decode_base64(value)
-        raise _type_error(value, dtype)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if dtype in _FLOATS:
-        fits = number
-    elif dtype in _INTEGERS:
-        low, high = _INTEGERS[dtype][0]
-        fits = number and isinstance(value, int) and low <= value <= high
-    elif dtype == STRING:
-        if isinstance(value, str):
-            return value.encode("utf-8", "surrogateescape")
-        fits = False
-    elif dtype == _BOOL:
-        fits = isinstance(value, bool)
-    else:
-        raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {type_name(dtype)}")
-    if not fits:
-        raise _type_error(value, dtype)
-    return value
-
-
-def _type_error(value: Any, dtype: int) -> StatusError:
-    return invalid_argument(
-        f"JSON Value: {shown(value)} Type: {json_type(value)} is not of expected type: {type_name(dtype)}"
-    )
-
-
-def json_type(value: Any) -> str:
-    """Return RapidJSON's name of the type of a value."""
-    if value is None:
-        return "Null"
-    if isinstance(value, bool):
-        return "True" if value else "False"
-    for kind, name in ((dict, "Object"), (list, "Array"), (str, "String")):
-        if isinstance(value, kind):
-            return name
-    return "Number"
-
-
-def _packed(flat: list[Any], dtype: int, shape: tuple[int, ...]) -> Tensor:
-    if dtype == STRING:
-        return Tensor(dtype, shape, flat)
-    if dtype == _BOOL:
-        return Tensor(dtype, shape, np.array(flat, np.bool_).tobytes())
-    if dtype in _FLOATS:
-        tensor = _floats(np.array([float(value) for value in flat], np.float64), dtype)
-        return Tensor(dtype, shape, tensor.data)
-    if dtype in _INTEGERS:
-        (low, _), narrow = _INTEGERS[dtype]
-        return Tensor(dtype, shape, np.array(flat, np.int64 if low else np.uint64).astype(narrow).tobytes())
-    return Tensor(dtype, shape, b"")

@@ -31,6 +31,7 @@ _SERVING: Final = b"\x08\x01"
 _UNKNOWN_SERVICE: Final = b"\x08\x03"
 _HEALTHY: Final = ("", "ModelService", "PredictionService")
 _MOMENT_S: Final = 0.02
+_GRACE_S: Final = 0.01
 _LONGEST_DEADLINE_S: Final = 1e9  # no deadline is a very late one
 
 Answer = Callable[[Any, "int | None"], Awaitable[bytes]]
@@ -90,7 +91,10 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
                     await _refuse(context, Code.INTERNAL, "")
                     raise
                 left = context.time_remaining()
-                deadline = None if left is None or left > _LONGEST_DEADLINE_S else now_us() + int(left * 1e6)
+                # The client's own clock ends its wait; TensorFlow's ends the work a moment later.
+                deadline = None
+                if left is not None and left < _LONGEST_DEADLINE_S:
+                    deadline = now_us() + int((left + _GRACE_S) * 1e6)
                 try:
                     return await answer(request, deadline)
                 except StatusError as error:
@@ -118,7 +122,7 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiting.append(waiter)
-        timer = loop.call_later(_MOMENT_S, lambda: waiter.done() or waiter.set_result(False))
+        timer = loop.call_later(_MOMENT_S, _give_up, waiter)
         try:
             return await waiter and self._running < self._options.calls
         finally:
@@ -139,9 +143,17 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         except StatusError as error:
             self._metrics.requests.add(spec.name, error.code.name)
             raise
+        except asyncio.CancelledError:
+            self._count_abandoned(spec.name, deadline_us)
+            raise
         answer = write_response(results, signature.spec)
         self._count(spec.name, "Predict", started)
         return answer
+
+    def _count_abandoned(self, model: str, deadline_us: int | None) -> None:
+        """Count a call whose client has gone: the real server finds out when the model has run."""
+        late = deadline_us is not None and now_us() >= deadline_us - int(2 * _GRACE_S * 1e6)
+        self._metrics.requests.add(model, "DEADLINE_EXCEEDED" if late else "OK")
 
     def _count(self, model: str, api: str, started: int) -> None:
         spent = (time.monotonic_ns() - started) // 1000
@@ -160,6 +172,9 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
                 )
         except StatusError as error:
             self._metrics.requests.add(spec.name, error.code.name)
+            raise
+        except asyncio.CancelledError:
+            self._count_abandoned(spec.name, deadline_us)
             raise
         self._count(spec.name, api, started)
         data: bytes = response.SerializeToString()
@@ -202,6 +217,11 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         if request.service not in _HEALTHY:
             raise StatusError(Code.NOT_FOUND, "service name unknown")
         return _SERVING
+
+
+def _give_up(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
 
 
 async def _refuse(context: Any, code: Code, details: str) -> None:
