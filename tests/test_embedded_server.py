@@ -251,6 +251,26 @@ class TestServing:
         assert next(watched) == b"\x08\x01"
         watched.cancel()
 
+    def test_a_socket_file_serves_grpc(self, start: Callable[..., Server], half: Path) -> None:
+        """Beside the port, or instead of it."""
+        path = half.parent / "s"
+        server = start("--model_name=m", f"--model_base_path={half}", f"--grpc_socket_path={path}", "--port=0")
+        eventually(lambda: "Running gRPC ModelServer at UNIX socket" in server.log.read_text())
+        server.channel = grpc.insecure_channel(f"unix:{path}")
+        assert server.predict("m", [2]) == [3.0]
+        server.process.terminate()
+        assert server.process.wait(3) == 0
+        assert not path.exists()
+
+    def test_cross_origin_requests_are_allowed_on_request(self, start: Callable[..., Server], half: Path) -> None:
+        """With the flag every answer has the headers, and a preflight with an origin is answered."""
+        server = start("--model_name=m", f"--model_base_path={half}", "--rest_api_enable_cors_support=true").ready()
+        url = f"http://127.0.0.1:{server.rest_port}/v1/models/m"
+        request = urllib.request.Request(url, method="OPTIONS", headers={"Origin": "http://example.com"})
+        for asked in (url, request):
+            with urllib.request.urlopen(asked) as answer:
+                assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
 
 class TestBatching:
     """Requests that come together are computed together, and each gets its own rows."""
@@ -505,6 +525,46 @@ class TestStarting:
         server = start(f"--model_base_path={half}", env={"SERVEWRIGHT_EMBEDDED_BIND": "127.0.0.2"})
         eventually(lambda: "Running gRPC ModelServer at 127.0.0.2:" in server.log.read_text())
         assert not server.listens(server.grpc_port)
+
+
+class TestTls:
+    """gRPC over TLS, with keys and certificates as text in the config file."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> tuple[bytes, bytes]:
+        """Make a key and its certificate for localhost."""
+        if shutil.which("openssl") is None:
+            pytest.skip("needs openssl")
+        words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        subprocess.run(
+            ["openssl", *words.split(), "-keyout", "key", "-out", "cert", "-addext", "subjectAltName=DNS:localhost"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+        return (tmp_path / "key").read_bytes(), (tmp_path / "cert").read_bytes()
+
+    def start(self, start: Callable[..., Server], half: Path, pair: tuple[bytes, bytes], *, verify: bool) -> Server:
+        key, cert = (part.decode() for part in pair)
+        config = protos.SSLConfig(server_key=key, server_cert=cert, custom_ca=cert, client_verify=verify)
+        (half.parent / "ssl").write_text(str(config))
+        return start("--model_name=m", f"--model_base_path={half}", f"--ssl_config_file={half.parent / 'ssl'}").ready()
+
+    @pytest.mark.parametrize("verify", [False, True])
+    def test_clients_are_taken_at_their_word(
+        self, start: Callable[..., Server], half: Path, pair: tuple[bytes, bytes], verify: bool
+    ) -> None:
+        """A client with the right root, and where it is asked for its own certificate, is answered; others are not."""
+        server = self.start(start, half, pair, verify=verify)
+        key, cert = pair
+        own = grpc.ssl_channel_credentials(cert, key, cert) if verify else grpc.ssl_channel_credentials(cert)
+        server.channel = grpc.secure_channel(f"localhost:{server.grpc_port}", own)
+        assert server.predict("m", [2]) == [3.0]
+        assert server.web("/v1/models/m:predict", {"instances": [2]})[0] == 200
+        if verify:
+            server.channel = grpc.secure_channel(f"localhost:{server.grpc_port}", grpc.ssl_channel_credentials(cert))
+            with pytest.raises(grpc.RpcError):
+                server.predict("m", [2], timeout=5)
 
 
 class TestEnding:

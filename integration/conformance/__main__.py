@@ -27,7 +27,7 @@ def main() -> int:
         recordings = load()
     except NoRecordingsError as error:
         _say(f"conformance: {error}")
-        return 2
+        return 3
     began = time.monotonic()
     results: list[Result] = []
     for result in replay(recordings, arguments.groups or list(GROUPS), arguments.only, arguments.setup):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from integration.conformance import grpc_group, rest_group
@@ -39,7 +40,7 @@ def _copy(where: Place, source: str, target: str) -> None:
         shutil.copytree(source, beside)
     except NotADirectoryError:
         shutil.copy(source, beside)
-    shutil.os.makedirs(shutil.os.path.dirname(target), exist_ok=True)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     shutil.move(beside, target)
 
 
@@ -61,9 +62,9 @@ def _result(server: Server, line: Line) -> Result:
     if not server.wait_for_ports([ports[name] for name in wanted], _START_S):
         return differs("startup", line.id, f"not serving {sorted(wanted)}: {server.text()[-300:]!r}")
     time.sleep(0.3 if wanted != set(ports) else 0)
-    opened = {name for name, port in ports.items() if server.port_open(port)}
-    if opened != wanted:
-        return differs("startup", line.id, f"{sorted(opened)} open instead of {sorted(wanted)}")
+    found = {name for name, port in ports.items() if server.port_open(port)}
+    if found != wanted:
+        return differs("startup", line.id, f"{sorted(found)} open instead of {sorted(wanted)}")
     return _asked(server, line)
 
 
