@@ -1,0 +1,51 @@
+"""TensorFlow Serving's shared batch scheduler, for a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from servewright.simulating import Floats, Moment, Policy
+
+# A batch thread that finds nothing due looks again after at most this (SharedBatchScheduler::ThreadLogic): nobody
+# wakes it when a batch's time is over.
+_LOOKS_EVERY_S = 1e-3
+_DEFAULT_THREADS = 4
+_UNBOUNDED = 1 << 40
+
+
+def start(moment: Moment) -> tuple[Floats, Floats]:
+    """Return when a batch starts: full, or as old as the timeout and noticed, and not before a thread is idle.
+
+    Requests that come while it waits find only what the queue has room for.
+    """
+    noticed = np.where(moment.delay > 0, moment.chance * _LOOKS_EVERY_S, 0.0)
+    # A thread that becomes idle when the batch is overdue takes it at once.
+    overdue = moment.first + moment.delay
+    begin = np.maximum(
+        np.minimum(moment.full, np.where(moment.free >= overdue, overdue, overdue + noticed)), moment.free
+    )
+    return begin, begin
+
+
+def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
+    """Return settings, named as the server names them, for requests of one row each.
+
+    ``server_threads`` is what bounds the requests inside the server: ``grpc_max_threads``, or one less than
+    ``rest_api_num_threads``.
+    """
+
+    def column(name: str, default: int) -> Any:
+        return np.array([each.get(name, default) for each in settings], np.int64)
+
+    size = column("max_batch_size", 1000)
+    return Policy(
+        size=size,
+        delay=column("batch_timeout_micros", 0) / 1e6,
+        workers=column("num_batch_threads", _DEFAULT_THREADS),
+        room=size * np.maximum(column("max_enqueued_batches", 10), 1),
+        admitted=column("server_threads", _UNBOUNDED),
+        allowed=tuple(tuple(each.get("allowed_batch_sizes", ())) for each in settings),
+    )

@@ -1,0 +1,41 @@
+"""TorchServe's aggregation of batches by its workers, for a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from servewright.simulating import Floats, Moment, Policy
+
+_DEFAULT_DELAY_MS = 100
+_DEFAULT_QUEUE = 100
+_UNBOUNDED = 1 << 40
+
+
+def start(moment: Moment) -> tuple[Floats, Floats]:
+    """Return when a worker's batch starts: full, or the delay after its first request was taken from the queue.
+
+    One worker at a time collects (Model.pollBatch holds the lock of the queue), and what comes while it collects
+    goes into its batch, whatever room the queue has.
+    """
+    collects = np.maximum(np.maximum(moment.free, moment.last), moment.first)
+    return collects, np.maximum(collects, np.minimum(moment.full, collects + moment.delay))
+
+
+def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
+    """Return settings, named as the server names them."""
+
+    def column(name: str, default: int) -> Any:
+        return np.array([each.get(name, default) for each in settings], np.int64)
+
+    delay = column("maxBatchDelay", _DEFAULT_DELAY_MS)
+    return Policy(
+        size=np.maximum(column("batchSize", 1), 1),
+        delay=np.where(delay == 0, _DEFAULT_DELAY_MS, delay) / 1e3,  # 0 counts as unset
+        workers=column("workers", 1),
+        room=column("jobQueueSize", _DEFAULT_QUEUE),
+        admitted=np.full(len(settings), _UNBOUNDED),
+        allowed=(),
+    )
