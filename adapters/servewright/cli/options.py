@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-PATH: Any = click.Path(path_type=Path)
+# What cannot be read is said where it is read, with its reason.
+PATH: Any = click.Path(path_type=Path, readable=False)
+
+
+class _Address(click.ParamType):
+    """Where a server listens: ``host:port``."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}", value):
+            self.fail(f"{value!r} is not host:port", param, ctx)
+        return str(value)
+
+
+ADDRESS = _Address()
 
 spec_argument = click.argument("spec", type=PATH)
 backend_option = click.option(

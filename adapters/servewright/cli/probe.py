@@ -8,6 +8,7 @@ import click
 
 from servewright.cli import printing
 from servewright.cli.options import (
+    ADDRESS,
     PATH,
     backend_option,
     require_real_option,
@@ -25,9 +26,9 @@ from servewright.cli.options import (
 @spec_argument
 @backend_option
 @click.option("--name", help="A server that `up` started.")
-@click.option("--http", help="host:port of the HTTP API.")
-@click.option("--grpc", help="host:port of the gRPC API.")
-@click.option("--management", help="host:port of TorchServe's management API.")
+@click.option("--http", type=ADDRESS, help="Where the HTTP API listens.")
+@click.option("--grpc", type=ADDRESS, help="Where the gRPC API listens.")
+@click.option("--management", type=ADDRESS, help="Where TorchServe's management API listens.")
 @click.option("--key-file", type=PATH, help="TorchServe's key_file.json.")
 @click.option(
     "--json", "json_file", type=PATH, help="Write the report to this file; '-' prints it instead of the text."
