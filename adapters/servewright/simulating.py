@@ -6,8 +6,9 @@ for one. What makes a server special, when a batch starts, is its backend's `Sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,14 @@ class Policy:
         return len(self.size)
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """How a server batches; ``policy`` reads settings as the server names them."""
+
+    start: Start
+    policy: Callable[[Sequence[Mapping[str, Any]]], Policy]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """How long work takes, in seconds, one row per setting; calibrated on the running server.
@@ -92,7 +101,7 @@ class Predicted:
     latencies_ms: Floats
 
     def percentile_ms(self, share: float) -> float:
-        """Return the latency in milliseconds that ``share`` of the requests did not exceed; NaN where there are none."""
+        """Return the latency in milliseconds that ``share`` of the requests did not exceed; NaN where none is."""
         if not len(self.latencies_ms):
             return float("nan")
         return float(np.quantile(self.latencies_ms, share, method="inverted_cdf"))

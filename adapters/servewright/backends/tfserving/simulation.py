@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from servewright.simulating import Floats, Moment, Policy
+from servewright.simulating import Floats, Moment, Policy, Scheduler
 
 # A batch thread that finds nothing due looks again after at most this (SharedBatchScheduler::ThreadLogic): nobody
 # wakes it when a batch's time is over.
@@ -49,3 +49,6 @@ def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
         admitted=column("server_threads", _UNBOUNDED),
         allowed=tuple(tuple(each.get("allowed_batch_sizes", ())) for each in settings),
     )
+
+
+SCHEDULER = Scheduler(start, policy)

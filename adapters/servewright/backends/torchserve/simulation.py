@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from servewright.simulating import Floats, Moment, Policy
+from servewright.simulating import Floats, Moment, Policy, Scheduler
 
 _DEFAULT_DELAY_MS = 100
 _DEFAULT_QUEUE = 100
@@ -39,3 +39,6 @@ def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
         admitted=np.full(len(settings), _UNBOUNDED),
         allowed=(),
     )
+
+
+SCHEDULER = Scheduler(start, policy)

@@ -1,0 +1,181 @@
+"""From a few measurements of a running server to a model of it, and from that to every other setting.
+
+The shape of the model is `Service`; its numbers are those with which the simulation shows what was measured. What it
+still gets wrong is carried over to settings and loads that are near to measured ones, less so the further away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from servewright.load.arrivals import Arrivals
+from servewright.load.workload import Closed, Pace
+from servewright.simulating import Floats, Ints, Predicted, Scheduler, Service, simulate_closed, simulate_open
+
+PERCENTILES: Final = (0.5, 0.9, 0.99)
+# What is looked for: least and greatest.
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "fixed_s": (5e-5, 8e-4),
+    "answer_s": (1e-6, 4e-4),
+    "scale": (0.7, 1.5),
+    "crowding": (1.0, 3.0),
+    "spread": (0.02, 0.4),
+    "company": (0.0, 2.5),
+    "overlap": (0.0, 1.0),
+    "waking_s": (0.0, 3e-3),
+}
+_WEIGHTS: Final = np.array([1.0, 0.6, 0.4, 0.4])  # of the rate and of PERCENTILES
+_MOST_OFF: Final = 0.5  # one measurement with a stall in it must not bend the model
+_ROWS: Final = 500  # settings that are simulated together: more do not fit into the processor's cache
+_REACH: Final = 1.5
+_DOUBT: Final = 0.3
+_SCORED_S, _PREDICTED_S = 1.2, 5.0
+_SCORED_BATCHES, _PREDICTED_BATCHES = 200, 500
+
+Setting: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A measurement: a setting under a load; ``percentiles_ms`` are those of `PERCENTILES`."""
+
+    setting: Setting
+    pace: Pace
+    rate: float
+    percentiles_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A server as it was measured; ``error`` is how far it is off on what it was fitted to, as a weighted log ratio."""
+
+    scheduler: Scheduler
+    sizes: Ints
+    alone_s: Floats
+    values: Floats
+    error: float
+    cells: tuple[Cell, ...]
+    residuals: Floats
+
+    def predict(self, asked: Sequence[tuple[Setting, Pace]]) -> list[tuple[float, Floats]]:
+        """Return the rate, and the latencies in milliseconds by `PERCENTILES`, of each setting under its load."""
+        values = np.tile(self.values, (len(asked), 1))
+        plain = _shown(_simulated(self, asked, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES))
+        found = np.exp(np.log(plain) - self._carried_over(asked))
+        return [(float(row[0]), row[1:]) for row in found]
+
+    def _carried_over(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
+        """Return the log ratio by which the simulation is off near each of ``asked``."""
+        there = np.array([_place(cell.setting, cell.pace) for cell in self.cells])
+        here = np.array([_place(setting, pace) for setting, pace in asked])
+        near = np.exp(-((here[:, None] - there[None]) ** 2).sum(axis=2) / (2 * _REACH**2))
+        found: Floats = near @ self.residuals / (near.sum(axis=1) + _DOUBT)[:, None]
+        # An open loop that keeps up has the rate that was asked of it.
+        found[[isinstance(pace, Arrivals) for _, pace in asked], 0] = 0.0
+        return found
+
+
+def fit(
+    scheduler: Scheduler, alone_s: Mapping[int, float], cells: Sequence[Cell], *, rounds: int = 30, seed: int = 0
+) -> Model:
+    """Return the model that shows ``cells`` best; ``alone_s`` is what one caller waits for a request of so many rows.
+
+    Differential evolution: candidates are moved along the differences of good ones.
+    """
+    random = np.random.default_rng(seed)
+    low, high = np.array(list(_RANGES.values())).T
+    sizes = np.array(sorted(alone_s))
+    model = Model(
+        scheduler=scheduler, sizes=sizes, alone_s=np.array([alone_s[size] for size in sizes.tolist()]), values=low,
+        error=float("inf"), cells=tuple(cells), residuals=np.zeros((len(cells), 1 + len(PERCENTILES))),
+    )  # fmt: skip
+    found = low + (high - low) * random.random((240, len(low)))
+    errors = _errors(model, found)
+    for _ in range(rounds):
+        best = np.argsort(errors)[:24]
+        elite, kept = found[best], errors[best]
+        parent, first, second = random.integers(len(elite), size=(3, 72))
+        moved = elite[parent] + random.uniform(0.4, 0.9, (72, 1)) * (elite[first] - elite[second])
+        moved += 0.3 * (elite[0] - elite[parent]) * (random.random((72, 1)) < 0.5)
+        moved += random.normal(size=moved.shape) * (high - low) * 0.01
+        moved = np.clip(moved, low, high)
+        found, errors = np.vstack([elite, moved]), np.concatenate([kept, _errors(model, moved)])
+    values = found[errors.argmin()]
+    asked = [(cell.setting, cell.pace) for cell in cells]
+    shown = _shown(
+        _simulated(model, asked, np.tile(values, (len(cells), 1)), seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES)
+    )
+    return Model(
+        scheduler=scheduler, sizes=sizes, alone_s=model.alone_s, values=values, error=float(errors.min()),
+        cells=tuple(cells), residuals=np.clip(np.log(shown / _measured(cells)), -_MOST_OFF, _MOST_OFF),
+    )  # fmt: skip
+
+
+def _errors(model: Model, candidates: Floats) -> Floats:
+    asked = [(cell.setting, cell.pace) for cell in model.cells] * len(candidates)
+    values = np.repeat(candidates, len(model.cells), axis=0)
+    shown = _shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
+    off = np.abs(np.log(shown / np.tile(_measured(model.cells), (len(candidates), 1))))
+    errors: Floats = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1).mean(axis=1)
+    return errors
+
+
+def _measured(cells: Sequence[Cell]) -> Floats:
+    return np.array([(cell.rate, *cell.percentiles_ms) for cell in cells])
+
+
+def _shown(predicted: Sequence[Predicted]) -> Floats:
+    return np.array([(each.rate, *(each.percentile_ms(share) for share in PERCENTILES)) for each in predicted])
+
+
+def _simulated(
+    model: Model, asked: Sequence[tuple[Setting, Pace]], values: Floats, *, seconds: float, batches: int
+) -> list[Predicted]:
+    """Simulate each of ``asked`` with its row of ``values``; those under the same kind of load go together."""
+    found: dict[int, Predicted] = {}
+    groups: dict[Pace, list[int]] = {}
+    for index, (_, pace) in enumerate(asked):
+        groups.setdefault(pace, []).append(index)
+    for pace, members in groups.items():
+        for begin in range(0, len(members), _ROWS):
+            part = members[begin : begin + _ROWS]
+            policy = model.scheduler.policy([asked[index][0] for index in part])
+            service = _service(model, values[part])
+            if isinstance(pace, Closed):
+                callers = np.full(len(part), pace.concurrency)
+                results = simulate_closed(model.scheduler.start, policy, service, callers, batches=batches)
+            else:
+                moments = _arrivals(pace, seconds)
+                results = simulate_open(model.scheduler.start, policy, service, np.tile(moments, (len(part), 1)))
+            found.update(zip(part, results, strict=True))
+    return [found[index] for index in range(len(asked))]
+
+
+def _arrivals(pace: Arrivals, seconds: float) -> Floats:
+    whole = int(np.ceil(seconds))
+    moments = np.concatenate([pace.during(second) for second in range(whole)])
+    return moments[moments < seconds]
+
+
+def _service(model: Model, values: Floats) -> Service:
+    given = dict(zip(_RANGES, values.T, strict=True))
+    outside = np.minimum(given["fixed_s"] + given["answer_s"], 0.7 * model.alone_s[0])
+    batch_s = np.maximum(model.alone_s[None] - outside[:, None], 0.2 * model.alone_s[0]) * given["scale"][:, None]
+    return Service(
+        sizes=model.sizes, batch_s=batch_s,
+        crowding=np.stack([np.ones(len(values)), given["crowding"]], axis=1),
+        answer_s=given["answer_s"], company=given["company"], overlap=given["overlap"], fixed_s=given["fixed_s"],
+        spread=given["spread"], waking_s=given["waking_s"],
+    )  # fmt: skip
+
+
+def _place(setting: Setting, pace: Pace) -> tuple[float, ...]:
+    """Return where a measurement lies: the kind of load far apart, doubled numbers equally far from each other."""
+    closed = isinstance(pace, Closed)
+    size = pace.concurrency if isinstance(pace, Closed) else pace.rate
+    numbers = [setting[name] for name in sorted(setting) if isinstance(setting[name], (int, float))]
+    return (0.0 if closed else 3.0, 0.5 * float(np.log2(size)), *(0.5 * float(np.log2(1 + each)) for each in numbers))

@@ -1,0 +1,71 @@
+"""Calibration: a model fitted to a few measurements tells what other settings show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from servewright.backends.tfserving.simulation import SCHEDULER
+from servewright.calibrating import PERCENTILES, Cell, fit
+from servewright.load.arrivals import Arrivals
+from servewright.load.workload import Closed, Pace
+from servewright.simulating import Predicted, Service, simulate_closed, simulate_open
+
+ALONE_S = {1: 1.0e-3, 4: 1.6e-3, 16: 3.0e-3, 64: 8.0e-3}
+
+
+def server(setting: dict[str, int], pace: Pace) -> Predicted:
+    """Return what a made-up server shows, one whose numbers the fit does not know."""
+    one = np.ones(1)
+    service = Service(
+        sizes=np.array(list(ALONE_S)), batch_s=np.array([list(ALONE_S.values())]) - 2.5e-4,
+        crowding=np.array([[1.0, 1.6]]), answer_s=one * 1e-4, company=one * 0.8, overlap=one * 0.4,
+        fixed_s=one * 1.5e-4, spread=one * 0.15, waking_s=one * 4e-4,
+    )  # fmt: skip
+    policy = SCHEDULER.policy([setting])
+    if isinstance(pace, Closed):
+        return simulate_closed(SCHEDULER.start, policy, service, np.array([pace.concurrency]), seed=7)[0]
+    moments = np.concatenate([pace.during(second) for second in range(4)])
+    return simulate_open(SCHEDULER.start, policy, service, moments[None], seed=7)[0]
+
+
+def cell(setting: dict[str, int], pace: Pace) -> Cell:
+    seen = server(setting, pace)
+    percentiles = tuple(seen.percentile_ms(share) for share in PERCENTILES)
+    return Cell(setting=setting, pace=pace, rate=seen.rate, percentiles_ms=percentiles)
+
+
+def setting(size: int, delay_us: int, threads: int) -> dict[str, int]:
+    return {
+        "max_batch_size": size, "batch_timeout_micros": delay_us, "num_batch_threads": threads,
+        "max_enqueued_batches": 100,
+    }  # fmt: skip
+
+
+def test_predicts_settings_that_were_not_measured() -> None:
+    """From eight measurements, the rates of other settings are within 10 % and p99 within 20 %, as medians."""
+    busy, calm = Arrivals(rate=600, poisson=True, seed=2), Closed(concurrency=64)
+    known = [
+        cell(setting(4, 0, 1), calm), cell(setting(64, 0, 1), calm), cell(setting(64, 0, 1), Closed(concurrency=8)),
+        cell(setting(16, 2000, 2), calm), cell(setting(16, 2000, 2), busy), cell(setting(4, 0, 1), busy),
+        cell(setting(4, 0, 1), Closed(concurrency=1)), cell(setting(8, 5000, 2), calm),
+    ]  # fmt: skip
+    model = fit(SCHEDULER, ALONE_S, known, rounds=10)
+    asked = [
+        (setting(size, delay, threads), pace)
+        for size in (8, 32) for delay in (0, 1000) for threads in (1, 2) for pace in (busy, calm)
+    ]  # fmt: skip
+    truth = [server(*each) for each in asked]
+    found = model.predict(asked)
+    rates = [abs(rate / true.rate - 1) for (rate, _), true in zip(found, truth, strict=True)]
+    tails = [abs(float(ms[2]) / true.percentile_ms(0.99) - 1) for (_, ms), true in zip(found, truth, strict=True)]
+    assert np.median(rates) < 0.10
+    assert np.median(tails) < 0.20
+
+
+def test_is_the_same_for_the_same_seed() -> None:
+    """A fit can be repeated."""
+    known = [cell(setting(4, 0, 1), Closed(concurrency=8))]
+    first, second = (fit(SCHEDULER, ALONE_S, known, rounds=1) for _ in range(2))
+    assert first.values.tolist() == second.values.tolist()
+    assert first.error == pytest.approx(second.error)
