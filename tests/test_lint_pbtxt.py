@@ -30,8 +30,14 @@ def _recordings() -> list[tuple[str, str, str, str]]:
         case = json.loads(line)
         for _, printed in case.get("expect", {}).get("lines", []):
             if said := _SAID.search(printed):
-                names = {"ModelServerConfig": "models", "BatchingParameters": "batching", "MonitoringConfig": "monitoring"}
-                stem = names.get(said[1], {"ConfigProto": "session", "PlatformConfigMap": "platform"}.get(said[1], "ssl"))
+                names = {
+                    "ModelServerConfig": "models",
+                    "BatchingParameters": "batching",
+                    "MonitoringConfig": "monitoring",
+                }
+                stem = names.get(
+                    said[1], {"ConfigProto": "session", "PlatformConfigMap": "platform"}.get(said[1], "ssl")
+                )
                 text = next(text for name, text in case["files"].items() if name.startswith(stem))
                 found.append((case["id"], said[1], text, f"{said[2]}:{said[3]}: {said[4]}"))
     return found

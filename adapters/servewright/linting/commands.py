@@ -293,12 +293,7 @@ def _environment(text: str, at: int) -> dict[str, Word]:
     words = [word for words in split(text, at) for word in words]
     if words and "=" not in words[0].text:
         return {words[0].text: Word(" ".join(word.text for word in words[1:]), words[0].at)}
-    return {
-        name: Word(value, word.at)
-        for word in words
-        for name, sign, value in [word.text.partition("=")]
-        if sign
-    }
+    return {name: Word(value, word.at) for word in words for name, sign, value in [word.text.partition("=")] if sign}
 
 
 def manifests(source: Source) -> Iterator[Invocation]:
@@ -391,7 +386,10 @@ def is_dockerfile(source: Source) -> bool:
     name = source.filename.lower()
     if name.startswith(("dockerfile", "containerfile")) or name.endswith(".dockerfile"):
         return True
-    return bool(re.match(r"(?:[ \t]*(?:#.*)?\r?\n|ARG .*\n)*FROM[ \t]+\S+", source.text)) and source.suffix in ("", ".txt")
+    return bool(re.match(r"(?:[ \t]*(?:#.*)?\r?\n|ARG .*\n)*FROM[ \t]+\S+", source.text)) and source.suffix in (
+        "",
+        ".txt",
+    )
 
 
 def is_manifest(source: Source) -> bool:

@@ -32,7 +32,9 @@ def page(rules: Mapping[str, Rule]) -> str:
     """Return the page: a table for each family of rules."""
     parts = [_HEAD]
     for family, title in _FAMILIES.items():
-        parts.append(f"\n## {family}: {title}\n\n| rule | | what | what happens | what to do | reference |\n|---|---|---|---|---|---|")
+        parts.append(
+            f"\n## {family}: {title}\n\n| rule | | what | what happens | what to do | reference |\n|---|---|---|---|---|---|"
+        )
         parts += [
             "| "
             + " | ".join(

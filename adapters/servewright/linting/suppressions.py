@@ -17,6 +17,7 @@ UNKNOWN = Rule(
     title="A suppression names a rule that does not exist",
     happens="the comment silences nothing",
     do="correct the id; they are listed by: servewright lint --rules",
+    reference="docs/lint.md",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ UNREADABLE = Rule(
     title="A file cannot be read",
     happens="no server can read it either",
     do="give it read permission, or save it as text in UTF-8",
+    reference="every server",
 )
 BROKEN_MANIFEST = Rule(
     id="RUN001",
@@ -42,6 +44,7 @@ BROKEN_MANIFEST = Rule(
     title="A Compose or Kubernetes file is not YAML",
     happens="nothing in it is started",
     do="correct the YAML at this place",
+    reference="yaml.org/spec/1.1",
 )
 _OWN_RULES: Final = (UNREADABLE, suppressions.UNKNOWN, BROKEN_MANIFEST)
 
@@ -71,6 +74,7 @@ class Result:
         return max((finding.severity for finding in self.findings), key=lambda each: each.weight, default=None)
 
 
+@functools.cache
 def linters() -> Mapping[str, Linter]:
     """Return what each installed backend gives to the linter."""
     found = {}
@@ -81,6 +85,7 @@ def linters() -> Mapping[str, Linter]:
     return found
 
 
+@functools.cache
 def rules() -> Mapping[str, Rule]:
     """Return every rule by its id."""
     return by_id([*_OWN_RULES, *(rule for linter in linters().values() for rule in linter.rules)])
@@ -119,7 +124,9 @@ def _files(path: Path) -> Iterator[tuple[Path, bool]]:
             count += 1
             if count > _MOST_FILES:
                 raise InputError(f"{path} holds more than {_MOST_FILES} files; name the folders of the configs")
-            if Path(name).suffix.lower() in _CONFIG_SUFFIXES or name.lower().startswith(("dockerfile", "containerfile")):
+            if Path(name).suffix.lower() in _CONFIG_SUFFIXES or name.lower().startswith(
+                ("dockerfile", "containerfile")
+            ):
                 yield Path(folder) / name, False
 
 
@@ -170,14 +177,16 @@ class _Walk:
             elif named:
                 self.result.skipped.append(name)
             return []
-        if found := self._kind(source, kind):
-            self.result.kinds[name] = found.name
-            return self._checked(source, found)
-        if kind in ("", "commands") and (follows := self._commands(source)) is not None:
-            return follows
-        if named:
-            self.result.skipped.append(name)
-        return []
+        follows = self._checked(source, kind)
+        if follows is None:
+            if named:
+                self.result.skipped.append(name)
+            return []
+        if self._wishes.fix and (count := self._fix(source)):
+            self.result.fixed[name] = count
+            self.result.findings = [finding for finding in self.result.findings if finding.file != name]
+            follows = self._checked(_read(path), kind) or []
+        return follows
 
     def _binary(self, path: Path, head: bytes, kind: str) -> BinaryKind | None:
         found = [each for linter in self._linters.values() for each in linter.binaries]
@@ -191,19 +200,22 @@ class _Walk:
             return next((each for each in found if each.name == kind), None)
         return next((each for each in found if each.recognise(source)), None)
 
-    def _checked(self, source: Source, kind: FileKind) -> list[Follow]:
-        follows = self._gather(source, kind.check(source, self._context))
-        if self._wishes.fix:
-            text, count = fixes.fixed(source.text, [f for f in self.result.findings if f.file == source.name])
-            if count:
-                with staged_file(source.path) as descriptor:
-                    os.fchmod(descriptor, stat.S_IMODE(source.path.stat().st_mode))
-                    os.write(descriptor, text.encode("utf-8" if _is_utf8(source.path) else "latin-1"))
-                self.result.fixed[source.name] = count
-                self.result.findings = [f for f in self.result.findings if f.file != source.name]
-                again = _read(source.path)
-                return self._gather(again, kind.check(again, self._context))
-        return follows
+    def _checked(self, source: Source, kind: str) -> list[Follow] | None:
+        """Check a text as what it is, or return ``None`` where it is nothing of ours."""
+        if found := self._kind(source, kind):
+            self.result.kinds[source.name] = found.name
+            return self._gather(source, found.check(source, self._context))
+        return self._commands(source) if kind in ("", "commands") else None
+
+    def _fix(self, source: Source) -> int:
+        """Write the text with its safe changes, and return how many there were."""
+        text, count = fixes.fixed(source.text, [each for each in self.result.findings if each.file == source.name])
+        if count:
+            encoded = text.encode("utf-8" if _is_utf8(source.path) else "latin-1")
+            with staged_file(source.path) as descriptor:
+                os.fchmod(descriptor, stat.S_IMODE(source.path.stat().st_mode))
+                os.write(descriptor, encoded)
+        return count
 
     def _commands(self, source: Source) -> list[Follow] | None:
         follows: list[Follow] = []

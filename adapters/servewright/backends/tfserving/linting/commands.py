@@ -235,7 +235,9 @@ def _together(invocation: Invocation, given: Mapping[str, Word], *, direct: bool
                 yield PLATFORM_FILE.at(source, given[name].at, f"--{name}")
     if (port := given.get("port")) and port.text == "0" and "grpc_socket_path" not in given:
         yield NO_PORTS.at(source, port.at)
-    if (channel := given.get("grpc_channel_arguments")) and any("=" not in part for part in channel.text.split(",") if part):
+    if (channel := given.get("grpc_channel_arguments")) and any(
+        "=" not in part for part in channel.text.split(",") if part
+    ):
         yield BAD_CHANNEL.at(source, channel.at, repr(channel.text))
     yield from _model_path(source, given)
 
@@ -264,9 +266,10 @@ def _files(invocation: Invocation, given: Mapping[str, Word], context: Context) 
         if path is None:
             continue
         yield Follow(path=path, kind=kind)
-        if name == "model_config_file" and given.get(
-            "allow_version_labels_for_unavailable_models", Word("false", 0)
-        ).text not in _TRUE:
+        if (
+            name == "model_config_file"
+            and given.get("allow_version_labels_for_unavailable_models", Word("false", 0)).text not in _TRUE
+        ):
             config = context.read(path)
             if config and _labels(config):
                 yield LABELS_FAIL.at(invocation.source, word.at, str(path))

@@ -222,8 +222,7 @@ class _Reader:
         other = next((found.name for found in into.fields if found.name in others), None)
         if other:
             message = (
-                f'Field "{name.text}" is specified along with field "{other}", '
-                f'another member of oneof "{group.name}".'
+                f'Field "{name.text}" is specified along with field "{other}", another member of oneof "{group.name}".'
             )
             self._note("oneof", name, message, said=self._token, name=name.text, parent=descriptor.full_name)
 
@@ -322,7 +321,9 @@ class _Reader:
         if token.text not in ("true", "True", "t", "false", "False", "f"):
             self._next()
             message = f'Invalid value for boolean field "{known.name}". Value: "{token.text}".'
-            self._note("value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name)
+            self._note(
+                "value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name
+            )
             return None
         self._next()
         return token.text[0].lower() == "t"
@@ -334,7 +335,9 @@ class _Reader:
             if token.text in known.enum_type.values_by_name:
                 return token.text
             message = f'Unknown enumeration value of "{token.text}" for field "{known.name}".'
-            self._note("value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name)
+            self._note(
+                "value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name
+            )
             return None
         minus = self._take("-")
         token = self._token

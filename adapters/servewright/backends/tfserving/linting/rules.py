@@ -93,7 +93,7 @@ UNREACHABLE_NAME: Final = _rule(
     "use letters, digits, - and _", "model_servers/http_rest_api_handler.cc",
 )  # fmt: skip
 VERSION_NUMBER: Final = _rule(
-    22, _WARNING, "A version that no folder can have", "versions are positive folder names; this one is never found",
+    22, _WARNING, "A version that no folder can have", "a version is a folder's name, a number without a sign; this one is never found",
     "write the number of a version's folder", "sources/storage_path/file_system_storage_path_source.cc",
 )  # fmt: skip
 NO_VERSIONS: Final = _rule(

@@ -30,6 +30,7 @@ _SESSION_FIELDS: Final = (
     "gpu_options", "allow_soft_placement", "log_device_placement", "intra_op_parallelism_threads",
     "inter_op_parallelism_threads", "graph_options", "device_count", "session_inter_op_thread_pool",
 )  # fmt: skip
+_SESSION_PARENTS: Final = ("platform_config", "session_config", "tensorflow")
 # Fields that people write where they do not belong, and where what they mean belongs.
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "platform_config": "there is no config of a session per model: move gpu_options and allow_soft_placement to a file "
@@ -48,7 +49,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "model_version_policy": "put it into a model's config { ... }",
     "versions": "write specific { versions: N }",
     "num_versions": "write latest { num_versions: N }",
-    "version_label": "write version_labels { key: \"stable\" value: N }",
+    "version_label": 'write version_labels { key: "stable" value: N }',
     "max_batch_size": "write it in a file for --batching_parameters_file",
     "signature_name": "remove it: requests name the signature",
     "path": 'write prometheus_config { enable: true path: "..." }',
@@ -65,14 +66,14 @@ def pattern(*names: str) -> re.Pattern[str]:
 def _flaws(source: Source, flaws: list[Flaw], root: str) -> Iterator[Finding]:
     for flaw in flaws:
         line, column = source.place(flaw.said_at)
-        said = f"{line}:{column}: {flaw.message}".rstrip(".")
+        said = f"{line}:{column}: {flaw.message.removesuffix('.') if flaw.kind != 'syntax' else flaw.message}"
         rest = source.text[flaw.at : flaw.at + 80].partition("\n")[0]
         if flaw.kind in ("syntax", "value") and _PLACEHOLDER.match(rest):
             yield rules.PLACEHOLDER.at(source, flaw.at, said)
         elif flaw.kind == "field":
             yield _unknown(source, flaw, said, root)
             for name, at in flaw.inside:
-                if name in _ELSEWHERE:
+                if flaw.name in _SESSION_PARENTS and name in _ELSEWHERE:
                     what = f"{name} inside {flaw.name}, which does not exist"
                     yield rules.UNKNOWN_FIELD.at(source, at, what, remedy=_ELSEWHERE[name])
         elif flaw.kind == "value":
@@ -236,7 +237,7 @@ def _policy(source: Source, model: Field) -> Found:
             if not versions:
                 yield rules.NO_VERSIONS.at(source, specific.start)
             for version in versions:
-                if version.value <= 0:
+                if version.value < 0:
                     yield rules.VERSION_NUMBER.at(source, version.at, str(version.value))
         if (latest := policy.message.get("latest")) and not latest.message.value("num_versions", 0):
             yield rules.ZERO_LATEST.at(source, latest.start)
@@ -251,7 +252,7 @@ def _policy(source: Source, model: Field) -> Found:
         if label in labels:
             yield rules.LABEL_TWICE.at(source, entry.start, repr(label))
         labels.add(label)
-        if version <= 0 or (served is not None and version not in served):
+        if version < 0 or (served is not None and version not in served):
             yield rules.LABEL_NOT_SERVED.at(source, entry.start, f"{label!r} names {version}")
 
 
@@ -363,7 +364,11 @@ _PROTO_SUFFIX: Final = r"\.(pbtxt|config|conf|textproto|txt|cfg)$"
 
 
 def _kind(
-    name: str, title: str, fields: tuple[str, ...], files: str, check: Callable[[Source, Context], Iterator[Finding | Follow]]
+    name: str,
+    title: str,
+    fields: tuple[str, ...],
+    files: str,
+    check: Callable[[Source, Context], Iterator[Finding | Follow]],
 ) -> FileKind:
     names = files + _PROTO_SUFFIX
     return FileKind(name=name, title=title, recognise=_recognised(pattern(*fields), names), check=check)

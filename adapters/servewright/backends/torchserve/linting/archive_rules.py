@@ -30,7 +30,9 @@ NO_HANDLER: Final = _rule(
     4, _WARNING, "A manifest without a handler", "workers fail unless default_service_handler is set", "add handler",
     "seen on 0.12.0",
 )  # fmt: skip
-NO_VERSION: Final = _rule(5, _NOTE, "A manifest without modelVersion", "it is version 1.0", "add modelVersion", "seen on 0.12.0")
+NO_VERSION: Final = _rule(
+    5, _NOTE, "A manifest without modelVersion", "it is version 1.0", "add modelVersion", "seen on 0.12.0"
+)
 NO_DATES: Final = _rule(
     6, _NOTE, "A manifest without createdOn or archiverVersion", "the server logs a warning",
     "make the archive with an archiver", "seen on 0.12.0",

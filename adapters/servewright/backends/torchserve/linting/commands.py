@@ -83,7 +83,12 @@ OPTIONS: Final[Mapping[str, bool]] = {
     "--no-config-snapshots": False, "--ncs": False, "--plugins-path": True, "--ppath": True,
     "--disable-token-auth": False, "--dt": False, "--enable-model-api": False, "-h": False, "--help": False,
 }  # fmt: skip
-_SINCE: Final = {"--disable-token-auth": (0, 11), "--dt": (0, 11), "--enable-model-api": (0, 11), "--cpp-log-config": (0, 9)}
+_SINCE: Final = {
+    "--disable-token-auth": (0, 11),
+    "--dt": (0, 11),
+    "--enable-model-api": (0, 11),
+    "--cpp-log-config": (0, 9),
+}
 _MEANT: Final = {
     "--log-level": "write --log-config FILE, a log4j2 file: there is no log level on the command line",
     "--metrics-mode": "write metrics_mode=prometheus into config.properties (prometheus, log or legacy)",
@@ -159,7 +164,9 @@ def _options(invocation: Invocation, at: int, options: dict[str, Word], context:
             continue
         if _SINCE.get(full, (0, 0)) > target:
             since = ".".join(map(str, _SINCE[full]))
-            yield UNKNOWN_FLAG.at(source, word.at, f"{full} exists since {since}", remedy="use a newer release, or remove it")
+            yield UNKNOWN_FLAG.at(
+                source, word.at, f"{full} exists since {since}", remedy="use a newer release, or remove it"
+            )
             continue
         options[full] = Word(value, word.at)
         if OPTIONS[full] and not sign:

@@ -13,7 +13,9 @@ from servewright.linting.finding import Finding
 from servewright.linting.linter import Context, FileKind, Found
 from servewright.linting.sources import Source
 
-_IMPORTED: Final = frozenset({"torch", "numpy", "ts", "yaml", "PIL", "psutil", "torchvision", "transformers", "onnxruntime"})
+_IMPORTED: Final = frozenset(
+    {"torch", "numpy", "ts", "yaml", "PIL", "psutil", "torchvision", "transformers", "onnxruntime"}
+)
 _DANGEROUS: Final = frozenset({"pickle.load", "pickle.loads", "dill.load", "dill.loads", "joblib.load", "eval", "exec",
                                "os.system", "yaml.unsafe_load", "marshal.loads", "cloudpickle.load"})  # fmt: skip
 
@@ -48,7 +50,9 @@ def checked(source: Source, members: Collection[str] | None, *, function: str = 
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     aliases = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
                if isinstance(target, ast.Name)}  # fmt: skip
-    imported = {name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    imported = {
+        name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
     if functions:
         yield from _arguments(source, functions[0], method=False)
     elif entry in aliases | imported:
@@ -69,7 +73,9 @@ def _class(source: Source, node: ast.ClassDef) -> Iterator[Finding]:
     if not bases:
         for name in ("initialize", "handle"):
             if name not in methods:
-                yield rules.HANDLER_METHODS.on(source.name, node.lineno, node.col_offset + 1, f"{node.name} has no {name}")
+                yield rules.HANDLER_METHODS.on(
+                    source.name, node.lineno, node.col_offset + 1, f"{node.name} has no {name}"
+                )
     if "handle" in methods:
         yield from _arguments(source, methods["handle"], method=True)
 
@@ -102,7 +108,11 @@ def _own(node: ast.FunctionDef) -> Iterator[ast.AST]:
 
 
 def _first_only(source: Source, node: ast.FunctionDef, data: str) -> Iterator[Finding]:
-    uses = [item for item in ast.walk(node) if isinstance(item, ast.Name) and item.id == data and isinstance(item.ctx, ast.Load)]
+    uses = [
+        item
+        for item in ast.walk(node)
+        if isinstance(item, ast.Name) and item.id == data and isinstance(item.ctx, ast.Load)
+    ]
     firsts = [
         item
         for item in ast.walk(node)
@@ -134,9 +144,7 @@ def _calls(source: Source, tree: ast.Module, members: Collection[str] | None) ->
         name = _dotted(node.func)
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         unsafe = keywords.get("weights_only")
-        if name in _DANGEROUS or (
-            name == "torch.load" and isinstance(unsafe, ast.Constant) and unsafe.value is False
-        ):
+        if name in _DANGEROUS or (name == "torch.load" and isinstance(unsafe, ast.Constant) and unsafe.value is False):
             yield rules.DANGEROUS_CALL.on(source.name, node.lineno, node.col_offset + 1, name)
         if names is not None and (opened := _opened(name, node)) and opened not in names:
             yield rules.OPENED_FILE.on(source.name, node.lineno, node.col_offset + 1, repr(opened))
@@ -152,7 +160,10 @@ def _opened(name: str, node: ast.Call) -> str:
         if isinstance(path, ast.Constant) and isinstance(path.value, str) and not path.value.startswith("/"):
             return path.value
     if name == "os.path.join" and len(node.args) == 2 and isinstance(node.args[1], ast.Constant):
-        folder, leaf = _dotted(node.args[0]) if isinstance(node.args[0], ast.Name | ast.Attribute) else "", node.args[1].value
+        folder, leaf = (
+            _dotted(node.args[0]) if isinstance(node.args[0], ast.Name | ast.Attribute) else "",
+            node.args[1].value,
+        )
         if folder.rpartition(".")[2] == "model_dir" and isinstance(leaf, str) and "." in leaf:
             return leaf
     return ""

@@ -24,7 +24,9 @@ BUILT_IN: Final = frozenset(
     {"base_handler", "text_classifier", "image_classifier", "object_detector", "image_segmenter",
      "dali_image_classifier", "vllm_handler", "trt_llm_handler", "densenet_handler", "vision_handler", "text_handler"}
 )  # fmt: skip
-_OLD: Final = frozenset({"specificationVersion", "implementationVersion", "modelServerVersion", "license", "publisher", "engine"})
+_OLD: Final = frozenset(
+    {"specificationVersion", "implementationVersion", "modelServerVersion", "license", "publisher", "engine"}
+)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -109,7 +111,9 @@ def _keys(source: Source, node: Node, known: tuple[str, ...]) -> Iterator[Findin
         yield _on(rules.MANIFEST_KEY, source, key, repr(key.text), remedy=remedy, edit=edit)
 
 
-def _on(rule: Any, source: Source, node: Node, what: str = "", *, remedy: str = "", edit: Edit | None = None) -> Finding:
+def _on(
+    rule: Any, source: Source, node: Node, what: str = "", *, remedy: str = "", edit: Edit | None = None
+) -> Finding:
     finding: Finding = rule.on(source.name, node.line, node.column, what, remedy=remedy, edit=edit)
     return finding
 

@@ -19,7 +19,9 @@ _INTEGERS: Final = frozenset(
      "maxRetryTimeoutInSec", "clientTimeoutInMills", "jobQueueSize", "sequenceMaxIdleMSec", "sequenceTimeoutMSec",
      "maxSequenceJobQueueSize", "maxNumSequence"}
 )  # fmt: skip
-_BOOLEANS: Final = frozenset({"useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv"})
+_BOOLEANS: Final = frozenset(
+    {"useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv"}
+)
 _TEXTS: Final = frozenset({"deviceType", "parallelType"})
 FRONTEND: Final = _INTEGERS | _BOOLEANS | _TEXTS | {"deviceIds", "torchrun"}
 _TORCHRUN: Final = frozenset(
@@ -86,7 +88,9 @@ def check(source: Source, context: Context) -> Found:
     yield from _together(source, values)
 
 
-def _on(rule: Any, source: Source, node: Node, what: str = "", *, remedy: str = "", edit: Edit | None = None) -> Finding:
+def _on(
+    rule: Any, source: Source, node: Node, what: str = "", *, remedy: str = "", edit: Edit | None = None
+) -> Finding:
     finding: Finding = rule.on(source.name, node.line, node.column, what, remedy=remedy, edit=edit)
     return finding
 
@@ -172,8 +176,10 @@ def recognise_fiction(source: Source) -> bool:
     if source.suffix != ".json":
         return False
     found = set(re.findall(r'"(\w+)"\s*:', source.text[:20_000]))
-    return len(found & set(_FICTION)) >= 3 and "batch_size" in found and bool(
-        found & {"workers_per_model", "max_batch_delay", "preload_model", "min_workers"}
+    return (
+        len(found & set(_FICTION)) >= 3
+        and "batch_size" in found
+        and bool(found & {"workers_per_model", "max_batch_delay", "preload_model", "min_workers"})
     )
 
 
@@ -186,7 +192,9 @@ def check_fiction(source: Source, context: Context) -> Found:
         return
     for key, _ in found[0].pairs if found else []:
         meant = _FICTION.get(key.text) or (
-            f"write {MODEL_KEYS[key.text.lower()]} in model-config.yaml" if key.text.lower() in MODEL_KEYS else "remove it"
+            f"write {MODEL_KEYS[key.text.lower()]} in model-config.yaml"
+            if key.text.lower() in MODEL_KEYS
+            else "remove it"
         )
         yield _on(rules.FICTION_KEY, source, key, repr(key.text), remedy=meant)
 

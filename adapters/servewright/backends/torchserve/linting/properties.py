@@ -31,6 +31,11 @@ BOOLEANS: Final = frozenset(
      "use_env_allowed_urls", "enable_envvars_config", "ts_open_inference_protocol", "async_logging",
      "prefer_direct_buffer", "use_native_io", "cpu_launcher_enable", "ipex_enable", "ipex_gpu_enable", "debug"}
 )  # fmt: skip
+# Seen on 0.12.0: nonsense in these does not keep the server from starting; in the others it does.
+_LATE_INTEGERS: Final = frozenset(
+    {"default_response_timeout", "default_startup_timeout", "unregister_model_timeout", "max_response_size",
+     "metric_time_interval", "io_ratio"}
+)  # fmt: skip
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "metrics_mode": ("prometheus", "log", "legacy"),
     "service_envelope": ("body", "json", "kserve", "kservev2"),
@@ -93,7 +98,7 @@ def recognise(source: Source) -> bool:
     if source.filename.lower().startswith(("dockerfile", "docker-compose")):
         return False
     found = {match[1].lower() for match in re.finditer(r"(?m)^[ \t]*([A-Za-z][\w-]*)[ \t]*[=:]", source.text)}
-    if found & _TELLING:
+    if found & _TELLING or re.search(r"(?m)^(models|model_snapshot)[ \t]*=[ \t]*\{", source.text):
         return True
     normal = {name.replace("-", "_") for name in found}
     return source.filename == "config.properties" and bool(normal & (_TELLING | set(MODEL_KEYS) | set(_OLD_KEYS)))
@@ -164,19 +169,20 @@ def _value(source: Source, entry: Entry) -> Iterator[Finding]:
     column = source.line(line).find(value[:20]) + 1 if value else 1
     column = max(column, 1)
     whole = source.line(line)
-    if value != value.rstrip():
-        edit = None
-        if whole.endswith(value):
-            end = source.offset(line) + len(whole)
-            edit = Edit(start=end - (len(value) - len(value.rstrip())), end=end, text="")
-        if key in INTEGERS:
-            yield rules.NOT_INTEGER.on(source.name, line, column, f"{key}={value!r}", edit=edit)
-        else:
-            yield rules.TRAILING.on(source.name, line, len(whole.rstrip()) + 1, f"{key}={value!r}", edit=edit)
-        value = value.rstrip()
-    elif key in INTEGERS and "$$" not in value and not _is_int(value, key):
-        yield rules.NOT_INTEGER.on(source.name, line, column, f"{key}={value!r}")
+    late = key in _LATE_INTEGERS
+    edit = _blanks_edit(source, entry)
+    if key in INTEGERS and "$$" not in value and not _is_int(value, key):
+        rule = rules.LATE_INTEGER if late else rules.NOT_INTEGER
+        yield rule.on(
+            source.name, line, column, f"{key}={value!r}", edit=edit if _is_int(value.rstrip(), key) else None
+        )
         return
+    if value != value.rstrip():
+        if key in _ADDRESSES:
+            yield rules.ADDRESS.on(source.name, line, column, f"{key}={value!r}", edit=edit)
+            return
+        yield rules.TRAILING.on(source.name, line, len(whole.rstrip()) + 1, f"{key}={value!r}", edit=edit)
+        value = value.rstrip()
     if len(value) > 1 and value[0] in "\"'" and value[-1] == value[0]:
         yield rules.QUOTED.on(source.name, line, column, f"{key}={value}")
         return
@@ -195,6 +201,15 @@ def _value(source: Source, entry: Entry) -> Iterator[Finding]:
         yield rules.VARIABLE.on(source.name, line, column, f"$${name}$$")
     if key in ("max_request_size", "max_response_size") and _is_int(value) and 0 <= int(value) < _SMALL:
         yield rules.SMALL_LIMIT.on(source.name, line, column, f"{key}={value}")
+
+
+def _blanks_edit(source: Source, entry: Entry) -> Edit | None:
+    """Return the removal of the blanks after a value, where it ends on the line on which it began."""
+    whole, value = source.line(entry.line), entry.value
+    if value == value.rstrip() or not whole.endswith(value):
+        return None
+    end = source.offset(entry.line) + len(whole)
+    return Edit(start=end - (len(value) - len(value.rstrip())), end=end, text="")
 
 
 def _is_int(value: str, key: str = "") -> bool:

@@ -130,6 +130,14 @@ NO_TRUE_VALUE: Final = _rule(
     34, _WARNING, "A line without a value", "the key is set to an empty text", "write key=value, or remove the line",
     "java.util.Properties",
 )  # fmt: skip
+LATE_INTEGER: Final = _rule(
+    35,
+    _WARNING,
+    "A number that is read later and is none",
+    "the server starts, and fails when it needs the number",
+    "write digits alone",
+    "seen on 0.12.0",
+)
 YAML: Final = _rule(
     40, _ERROR, "model-config.yaml is not YAML", "the model's workers die in a loop, and /ping says Healthy",
     "correct the YAML at this place", "seen on 0.12.0",
