@@ -30,9 +30,13 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if line.unknown:
         say(f"unknown argument: {line.unknown[0]}\n{usage()}")
-    from servewright.backends.tfserving.embedded.server import serve
-    from servewright.errors import ServewrightError
+    from servewright.errors import MissingExtraError, ServewrightError
 
+    try:
+        from servewright.backends.tfserving.embedded.server import serve
+    except ModuleNotFoundError as error:
+        say(str(MissingExtraError(error.name or "a package", "tensorflow", "the embedded server")))
+        return int(MissingExtraError.exit_code)
     try:
         asyncio.run(serve(line))
     except ServewrightError as error:

@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
                 raise _BadRequestError(400)
             headers = yield from self._headers()
             method, version = found[1].decode("latin-1"), (int(found[3]), int(found[4]))
-            if version[0] != 1:
+            if version[0] > 1:
                 raise _BadRequestError(400)
             if method not in _METHODS:
                 raise _BadRequestError(501)

@@ -107,12 +107,11 @@ class Models:
 
     # Configuring
 
-    async def start(self, config: Any) -> None:
-        """Load the first config and wait until each of its models has a version; raise `StatusError`."""
-        await self.reload(config)
-
     async def reload(self, config: Any) -> None:
-        """Replace the config; wait for models that are new in it. Raises `StatusError` where it is refused."""
+        """Replace the config, and wait until each model that is new in it has a version.
+
+        Raises `StatusError` where the config is refused, or where a new model has none that loads.
+        """
         async with self._reloading:
             configs.check_transition(self._config, config)
             if config.WhichOneof("config") is None:
@@ -160,7 +159,9 @@ class Models:
         waiting = asyncio.ensure_future(self.states.settled(sorted(now - before)))
         try:
             await asyncio.sleep(0)  # the wait begins before the first version changes
-            if self.options.poll_s >= 0:
+            if self.options.poll_s < 0:
+                log("W", "servewright", "file_system_poll_wait_seconds is negative: no version is ever looked for")
+            else:
                 # What changes for the other models shows at the next look at the disk, as on the real server.
                 await self.poll(only=None if self.options.poll_s == 0 else now - before)
             if first and self.options.poll_s > 0:

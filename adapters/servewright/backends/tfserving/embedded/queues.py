@@ -79,7 +79,7 @@ def read_rules(parameters: Any) -> BatchingRules:
 class Task:
     """A part of a batch: the rows of one request, or a piece of them.
 
-    ``start`` is the first row of the request that is in it; ``done`` receives its result or its error.
+    ``start`` is the first row of the request that is in it.
     """
 
     rows: int

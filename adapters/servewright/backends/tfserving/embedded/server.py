@@ -99,7 +99,7 @@ class _Running:
         flags = self._flags
         secret = credentials(flags)
         channel_arguments(flags.grpc_channel_arguments)
-        await self._models.start(self._settings.config)
+        await self._models.reload(self._settings.config)
         if flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
             self._config_polling = asyncio.create_task(self._poll_config())
         options = RpcOptions(
