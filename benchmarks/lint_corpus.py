@@ -56,8 +56,8 @@ def page(found: list[Row]) -> str:
     lines = [
         "# What `servewright lint` finds in real configs",
         "",
-        f"{len(found)} files from public repositories. Made by `python benchmarks/lint_corpus.py CORPUS`; counts are files",
-        "in which a rule found something (and findings in all).",
+        f"{len(found)} files from public repositories. Made by `python benchmarks/lint_corpus.py CORPUS`; counts are",
+        "files in which a rule found something (and findings in all).",
         "",
         "| kind of file | files | recognised by content | with errors | with warnings | with notes alone | nothing |",
         "|---|---|---|---|---|---|---|",
@@ -67,7 +67,9 @@ def page(found: list[Row]) -> str:
         worst = Counter(str(row.result.worst() or "nothing") for row in own)
         known = sum(row.recognised == kind for row in own)
         lines.append(
-            f"| {kind} | {len(own)} | {known} | {worst['error']} | {worst['warning']} | {worst['note']} | {worst['nothing']} |"
+            f"| {kind} | {len(own)} | {known} "
+            + "".join(f"| {worst[level]} " for level in ("error", "warning", "note", "nothing"))
+            + "|"
         )
     lines += [
         "",

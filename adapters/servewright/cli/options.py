@@ -12,7 +12,7 @@ import click
 PATH: Any = click.Path(path_type=Path, readable=False)
 
 
-class _Address(click.ParamType):
+class _Address(click.ParamType[str]):
     """Where a server listens: ``host:port``."""
 
     name = "host:port"

@@ -99,7 +99,7 @@ def split(text: str, start: int = 0) -> list[list[Word]]:
             elif char == "\\" and quote == '"' and at + 1 < len(text):
                 at += 1
                 if text[at] != "\n":
-                    letters = (letters or []) + [text[at]]  # noqa: RUF005
+                    letters = (letters or []) + [text[at]]
             else:
                 assert letters is not None
                 letters.append(char)

@@ -93,7 +93,8 @@ def rules() -> Mapping[str, Rule]:
 
 def kinds() -> Mapping[str, str]:
     """Return every kind of file and its title."""
-    found = {kind.name: kind.title for linter in linters().values() for kind in (*linter.kinds, *linter.binaries)}
+    found = {kind.name: kind.title for linter in linters().values() for kind in linter.kinds}
+    found |= {kind.name: kind.title for linter in linters().values() for kind in linter.binaries}
     return {**found, "commands": "shell scripts, Dockerfiles, Compose and Kubernetes files"}
 
 
@@ -147,7 +148,7 @@ class _Walk:
         while waiting:
             path, kind, named = waiting.pop()
             key = os.path.realpath(path)
-            if (key, kind) in self._seen or (key, "") in self._seen and not kind:
+            if (key, kind) in self._seen or ((key, "") in self._seen and not kind):
                 continue
             self._seen |= {(key, kind), (key, "")}
             for follow in self._one(path, kind, named=named):

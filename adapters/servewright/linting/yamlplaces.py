@@ -52,9 +52,9 @@ class Node:
             return None
         if self.style:
             return self.text
-        tag = _RESOLVER.resolve(yaml.ScalarNode, self.text, (True, False))
+        tag = _RESOLVER.resolve(yaml.ScalarNode, self.text, (True, False))  # type: ignore[no-untyped-call]
         try:
-            return _RESOLVER.construct_object(yaml.ScalarNode(tag, self.text))  # type: ignore[no-untyped-call]
+            return _RESOLVER.construct_object(yaml.ScalarNode(tag, self.text))
         except (yaml.YAMLError, ValueError, OverflowError):
             return self.text
 
@@ -93,7 +93,7 @@ def _documents(text: str) -> Iterator[Node]:
     keys: list[Node | None] = []
     count = 0
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for event in yaml.parse(text, Loader=loader):  # type: ignore[no-untyped-call]
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             node = stack.pop()
             keys.pop()
@@ -102,12 +102,13 @@ def _documents(text: str) -> Iterator[Node]:
             continue
         if not isinstance(event, yaml.NodeEvent):
             continue
+        assert event.start_mark is not None  # libyaml marks every node
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
         count += 1
         if count > _MAX_NODES or len(stack) > _MAX_DEPTH:
             raise PlacedYamlError("too many or too deep values", line, column)
         if isinstance(event, yaml.AliasEvent):
-            node = anchors.get(event.anchor, Node(line, column, "scalar"))
+            node = anchors.get(event.anchor or "", Node(line, column, "scalar"))
             if any(node is open_node for open_node in stack):
                 raise PlacedYamlError(f"the alias *{event.anchor} stands inside its anchor", line, column)
         elif isinstance(event, yaml.ScalarEvent):

@@ -138,8 +138,7 @@ def check(invocation: Invocation, context: Context) -> Found:
     given: dict[str, Word] = {}
     source = invocation.source
     target = context.targets.get("tfserving", flags.DEFAULT_TARGET)
-    for finding in _flags(source, words, target, given):
-        yield finding
+    yield from _flags(source, words, target, given)
     yield from _together(invocation, given, direct=direct)
     yield from _files(invocation, given, context)
 
@@ -181,18 +180,20 @@ def _flags(source: Source, words: tuple[Word, ...], target: str, given: dict[str
             if "$" not in value:
                 yield FLAG_VALUE.at(source, value_word.at, f"--{name} takes true or false, not {value!r}")
         elif flag.kind in ("int", "float") and not re.fullmatch(
-            r"[-+]?[0-9]+" if flag.kind == "int" else r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value
+            (r"[-+]?[0-9]+" if flag.kind == "int" else r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?")
+            + r"|.*(\$|\{\{).*",  # a variable or a template: nobody knows yet
+            value,
         ):
-            if "$" not in value and "{{" not in value:
-                yield FLAG_VALUE.at(source, value_word.at, f"--{name} takes a number, not {value!r}")
+            yield FLAG_VALUE.at(source, value_word.at, f"--{name} takes a number, not {value!r}")
 
 
 def _unknown(source: Source, word: Word, name: str, dashes: int) -> Finding:
     same = name.replace("-", "_").lower()
     if same in flags.FLAGS:
-        edit = Edit(start=word.at, end=word.at + dashes + len(name), text=f"--{same}")
-        if source.text[edit.start : edit.end] != word.text[: dashes + len(name)]:
-            edit = None  # quotes or escapes stand in the way
+        end = word.at + dashes + len(name)
+        # Where quotes or escapes stand in the way, nothing is mended by itself.
+        plain = source.text[word.at : end] == word.text[: dashes + len(name)]
+        edit = Edit(start=word.at, end=end, text=f"--{same}") if plain else None
         return UNKNOWN_FLAG.at(source, word.at, repr("-" * dashes + name), remedy=f"write --{same}", edit=edit)
     close = difflib.get_close_matches(name, flags.FLAGS, n=1)
     remedy = f"did you mean --{close[0]}?" if close else ""

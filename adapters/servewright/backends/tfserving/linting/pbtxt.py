@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+    from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 _TOKEN: Final = re.compile(
     r"""(?P<blank>[ \t\r\n\v\f]+|\#[^\n]*)
@@ -198,7 +198,7 @@ class _Reader:
             noted = len(self._flaws) - 1
             self._skipped = []
             try:
-                self._skip_value(depth)
+                self._skip_value()
             finally:
                 self._flaws[noted] = replace(self._flaws[noted], inside=tuple(self._skipped))
         else:
@@ -230,7 +230,7 @@ class _Reader:
         if known.message_type is not None:
             self._take(":")
         elif not self._take(":"):
-            self._refuse_value(f'Expected ":", found "{self._token.text}".', known, name, depth)
+            self._refuse_value(f'Expected ":", found "{self._token.text}".', known, name)
             return
         if known.is_repeated and self._take("["):
             if self._take("]"):
@@ -249,7 +249,7 @@ class _Reader:
             opening = self._token
             close = {"{": "}", "<": ">"}.get(opening.text) if opening.kind == "symbol" else None
             if close is None:
-                self._refuse_value(f'Expected "{{", found "{opening.text}".', known, name, depth)
+                self._refuse_value(f'Expected "{{", found "{opening.text}".', known, name)
                 return
             self._next()
             value = Message(known.message_type.full_name, at)
@@ -260,7 +260,7 @@ class _Reader:
         value = self._scalar(known)
         if value is None:
             if len(self._flaws) > flaws:
-                self._skip_value(depth)
+                self._skip_value()
             return
         end = self._last_end
         into.fields.append(Field(name.text, name.start, value, at, end))
@@ -321,9 +321,7 @@ class _Reader:
         if token.text not in ("true", "True", "t", "false", "False", "f"):
             self._next()
             message = f'Invalid value for boolean field "{known.name}". Value: "{token.text}".'
-            self._note(
-                "value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name
-            )
+            self._note("value", token, message, said=self._token, name=known.name, parent=_parent(known))
             return None
         self._next()
         return token.text[0].lower() == "t"
@@ -332,19 +330,17 @@ class _Reader:
         token = self._token
         if token.kind == "identifier":
             self._next()
-            if token.text in known.enum_type.values_by_name:
+            if token.text in _enumeration(known).values_by_name:
                 return token.text
             message = f'Unknown enumeration value of "{token.text}" for field "{known.name}".'
-            self._note(
-                "value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name
-            )
+            self._note("value", token, message, said=self._token, name=known.name, parent=_parent(known))
             return None
         minus = self._take("-")
         token = self._token
         if token.kind == "number" and _INTEGER.fullmatch(token.text):
             self._last_end = self._next().end
             number = _integer(token.text) * (-1 if minus else 1)
-            named = known.enum_type.values_by_number.get(number)
+            named = _enumeration(known).values_by_number.get(number)
             return named.name if named else str(number)
         return self._wrong(known, f"Expected integer or identifier, got: {token.text}")
 
@@ -359,12 +355,12 @@ class _Reader:
         return "".join(parts)
 
     def _wrong(self, known: FieldDescriptor, message: str) -> None:
-        self._note("value", self._token, message, name=known.name, parent=known.containing_type.full_name)
+        self._note("value", self._token, message, name=known.name, parent=_parent(known))
 
-    def _refuse_value(self, message: str, known: FieldDescriptor, name: Token, depth: int) -> None:
+    def _refuse_value(self, message: str, known: FieldDescriptor, name: Token) -> None:
         token = self._token if self._token.kind else name
-        self._note("value", token, message, said=self._token, name=known.name, parent=known.containing_type.full_name)
-        self._skip_value(depth)
+        self._note("value", token, message, said=self._token, name=known.name, parent=_parent(known))
+        self._skip_value()
 
     def _extension(self, into: Message, descriptor: Descriptor, depth: int) -> None:
         """Read ``[type.googleapis.com/a.Message] { ... }`` inside an Any; other extensions do not exist here."""
@@ -384,7 +380,7 @@ class _Reader:
             except KeyError:
                 inner = None  # a type that only the server may know
         if inner is None:
-            self._skip_value(depth)
+            self._skip_value()
         else:
             self._take(":")
             at, close = self._token.start, {"{": "}", "<": ">"}.get(self._token.text, "")
@@ -397,7 +393,7 @@ class _Reader:
         if not self._take(";"):
             self._take(",")
 
-    def _skip_value(self, depth: int) -> None:
+    def _skip_value(self) -> None:
         """Go over a value of unknown kind; stop where the text cannot be one."""
         colon = self._take(":")
         token = self._token
@@ -436,6 +432,16 @@ _KINDS: Final = {
     1: "double", 2: "double", 3: "int64", 4: "uint64", 5: "int32", 6: "uint64", 7: "uint32", 8: "bool", 9: "string",
     12: "string", 13: "uint32", 15: "int32", 16: "int64", 17: "int32", 18: "int64",
 }  # fmt: skip
+
+
+def _parent(field: FieldDescriptor) -> str:
+    """Return the name of the message that ``field`` belongs to; extensions belong to none."""
+    return field.containing_type.full_name if field.containing_type else ""
+
+
+def _enumeration(field: FieldDescriptor) -> EnumDescriptor:
+    assert field.enum_type is not None  # only fields of this kind come here
+    return field.enum_type
 
 
 def _integer(text: str) -> int:

@@ -311,7 +311,7 @@ def check_monitoring(source: Source, context: Context) -> Found:
     prometheus = config.get("prometheus_config")
     if findings:
         return
-    if prometheus is None or not prometheus.message.value("enable", False):
+    if prometheus is None or not prometheus.message.value("enable", default=False):
         yield rules.NO_METRICS.at(source, prometheus.start if prometheus else 0)
     elif (path := prometheus.message.get("path")) and path.value and not path.value.startswith("/"):
         edit = Edit(start=path.at + 1, end=path.at + 1, text="/")

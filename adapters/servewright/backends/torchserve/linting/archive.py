@@ -15,6 +15,7 @@ from servewright.errors import InputError
 from servewright.linting import suppressions
 from servewright.linting.finding import Finding
 from servewright.linting.linter import BinaryKind, Context, Follow, Found
+from servewright.linting.rule import Rule
 from servewright.linting.sources import Source
 
 _WEIGHTS: Final = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
@@ -72,7 +73,7 @@ def _kept(source: Source, found: Iterator[Finding | Follow]) -> Iterator[Finding
     yield from suppressions.apply(source, [item for item in found if isinstance(item, Finding)], known)
 
 
-def _all_rules() -> list[rules.Rule]:
+def _all_rules() -> list[Rule]:
     from servewright.backends.torchserve.linting import rules as text_rules
 
     return [*rules.RULES, *text_rules.RULES]

@@ -230,9 +230,9 @@ def _models(source: Source, entry: Entry, broken: set[int]) -> Iterator[Finding]
         yield rules.BROKEN_JSON.on(source.name, entry.line, 1, f"{entry.key}: it holds no models by name")
         return
     for name, versions in models.items():
-        for version, settings in versions.items() if isinstance(versions, dict) else ():
-            if isinstance(settings, dict):
-                yield from _settings(source, entry, f"{name} {version}", settings, snapshot=snapshot)
+        for version, own in versions.items() if isinstance(versions, dict) else ():
+            if isinstance(own, dict):
+                yield from _settings(source, entry, f"{name} {version}", own, snapshot=snapshot)
 
 
 def _mark_cut_json(source: Source, entry: Entry, broken: set[int]) -> None:
