@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# A run in the background ignores Ctrl-C, and what tests press would be lost.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIGNATURE = """signature:
   inputs: [{name: image, dtype: float32, shape: [null, 1, 8, 8]}]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ from servewright.cli import run
 from servewright.fleet import Fleet
 from servewright.spec import ServerSettings
 from servewright.specfile import Document
+
+# A run in the background ignores Ctrl-C, and what tests press would be lost.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests make no claim on time: how long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("servewright", deadline=None)

@@ -100,7 +100,7 @@ def test_a_saved_model_without_its_weights_is_refused(models: Any, tmp_path: Pat
 @pytest.mark.skipif(CONFORMANCE is None, reason="SERVEWRIGHT_CONFORMANCE names no folder of recorded models")
 def test_recorded_models() -> None:
     """Each recorded SavedModel says what its notes say, and each broken one is refused clearly."""
-    root = Path(CONFORMANCE or "")
+    root = Path(CONFORMANCE or "") / "tfserving"
     truth = json.loads((root / "models.json").read_text())
     seen = 0
     for path in sorted((root / "models").glob("*/*")):
