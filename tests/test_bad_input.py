@@ -33,15 +33,16 @@ Change = Mapping[str, Any]
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Check after each test that no process was left, and nothing in the temporary folder or the state folder."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setenv("SERVEWRIGHT_STATE", str(tmp_path / "state"))
+    # Short, or runs would go to the machine's own temporary folder: sockets lie in them.
+    with tempfile.TemporaryDirectory(prefix="left-", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("SERVEWRIGHT_STATE", str(tmp_path / "state"))
+        before = {child.pid for child in psutil.Process().children(recursive=True)}
+        yield
+        left = [path.name for path in Path(folder).iterdir()]
     monkeypatch.setattr(tempfile, "tempdir", None)
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    yield
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    assert [path.name for path in temporary.iterdir()] == []
+    assert left == []
     assert not (tmp_path / "state").exists() or not list((tmp_path / "state").iterdir())
     children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
@@ -787,7 +788,7 @@ def test_recordings_that_are_none(workshop: Workshop, cli: Cli, name: str) -> No
     assert listing(workshop.folder) == before
 
 
-# -- files that others may not read, words that cannot be meant ---------------------------------------------------------
+# -- files that others may not read, words that cannot be meant ------------------------------------------------
 
 AS_NOBODY = """
 import contextlib, io, os, sys
@@ -807,7 +808,7 @@ def test_files_that_others_may_not_read(workshop: Workshop, name: str) -> None:
         workshop.arrays(file, rows=2)
     spec = workshop.write(workshop.values(TORCHSERVE, golden=[{"inputs": "in.npz", "outputs": "out.npz"}]))
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="readable-") as folder:
-        shutil.copytree(workshop.folder, f"{folder}/here", ignore=shutil.ignore_patterns("tmp"))
+        shutil.copytree(workshop.folder, f"{folder}/here")
         for each in (Path(folder), Path(folder) / "here"):
             each.chmod(0o755)
         (Path(folder) / "here" / name).chmod(0)

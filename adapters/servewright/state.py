@@ -75,7 +75,9 @@ def records() -> list[Record]:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             values |= {key: tuple(values.get(key, ())) for key in ("models", "notes")}
-            found.append(Record(**values))
+            record = Record(**values)
+            if record.name == path.parent.name:
+                found.append(record)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # written by another version, or by hand
     return found
@@ -102,9 +104,11 @@ def find(name: str) -> Record:
 @contextmanager
 def claimed(name: str) -> Iterator[Path]:
     """Take ``name`` for a new server and yield its folder; a start that fails gives the name back."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "server"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
+        raise InputError(f"{name!r} is not a name for a server; use letters, digits, '_', '-' and '.'")
     folder = root() / name
-    for record in records():
+    known = records()
+    for record in known:
         if record.name == name and not record.handle().alive():
             end(record)
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -112,6 +116,10 @@ def claimed(name: str) -> Iterator[Path]:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError as error:
+        if name not in {record.name for record in known} and (folder / FILE).exists():
+            raise InputError(
+                f"{folder / FILE} is not of this version; end that server and remove {folder}, or choose --name"
+            ) from error
         raise InputError(
             f"a server called {name!r} runs already; choose --name, or: servewright down {name}"
         ) from error

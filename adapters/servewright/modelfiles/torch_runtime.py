@@ -25,7 +25,7 @@ def torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MissingExtraError("torch", "torch", "running a PyTorch model") from error
+        raise MissingExtraError("torch", "torchserve", "running a PyTorch model") from error
     torch.set_num_threads(THREADS)
     # use_deterministic_algorithms does the same, and imports the whole compiler for it.
     torch.set_deterministic_debug_mode("warn")

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from servewright.backend import Program
-from servewright.backends.torchserve.client import Client
 from servewright.errors import LaunchError, PortTakenError, ServerAnswerError, UnavailableError
+
+if TYPE_CHECKING:
+    from servewright.backends.torchserve.client import Client
 
 INSTALL = "run: pip install 'servewright[torchserve]'"
 OLDEST_JAVA = 11
