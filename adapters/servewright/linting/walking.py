@@ -140,6 +140,7 @@ class _Walk:
         self._linters = linters()
         self._known = frozenset(rules())
         self._seen: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, str, int, int, str]] = set()
         self._context = Context(targets=wishes.targets, read=_source)
 
     def visit(self, path: Path, kind: str = "", *, named: bool = True) -> None:
@@ -186,6 +187,7 @@ class _Walk:
         if self._wishes.fix and (count := self._fix(source)):
             self.result.fixed[name] = count
             self.result.findings = [finding for finding in self.result.findings if finding.file != name]
+            self._told = {key for key in self._told if key[1] != name}
             follows = self._checked(_read(path), kind) or []
         return follows
 
@@ -254,11 +256,10 @@ class _Walk:
         if source is not None:
             self.result.sources[source.name] = source
             findings = list(suppressions.apply(source, findings, self._known))
-        seen = {(f.rule, f.file, f.line, f.column, f.what) for f in self.result.findings}
         for finding in findings:
             key = (finding.rule, finding.file, finding.line, finding.column, finding.what)
-            if finding.rule not in self._wishes.ignore and key not in seen:
-                seen.add(key)
+            if finding.rule not in self._wishes.ignore and key not in self._told:
+                self._told.add(key)
                 self.result.findings.append(finding)
 
 

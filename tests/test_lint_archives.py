@@ -1,0 +1,232 @@
+"""Hostile archives are refused by rule, and no byte of them is written anywhere."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import random
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from servewright import cli
+from servewright.linting import walking
+from servewright.linting.walking import Wishes
+
+_MANIFEST = b'{"model": {"modelName": "m", "modelVersion": "1.0", "handler": "image_classifier"}}'
+Members = list[tuple[str | zipfile.ZipInfo, bytes]]
+
+
+def _zip(members: Members, method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", _MANIFEST)
+        for name, content in members:
+            if not isinstance(name, str):
+                name.compress_type = method
+            with pytest.warns(UserWarning) if _twice(archive, name) else nullcontext():
+                archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _twice(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> bool:
+    return (name if isinstance(name, str) else name.filename) in archive.NameToInfo
+
+
+def _raw(name: str) -> zipfile.ZipInfo:
+    """Return an entry whose name zipfile does not tidy up."""
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    return info
+
+
+def _mode(kind: int) -> Members:
+    info = zipfile.ZipInfo("link")
+    info.create_system = 3
+    info.external_attr = (kind | 0o777) << 16
+    return [(info, b"/etc/passwd")]
+
+
+def _patched(old: bytes, new: bytes, *, last: bool = False) -> Callable[[], bytes]:
+    def make() -> bytes:
+        content = _zip([("weights.pt", b"weights" * 10)])
+        at = content.rindex(old) if last else content.index(old)
+        return content[:at] + new + content[at + len(old) :]
+
+    return make
+
+
+def _central(offset: int, value: bytes) -> Callable[[], bytes]:
+    """Change bytes of the last member's record in the directory."""
+
+    def make() -> bytes:
+        content = bytearray(_zip([("weights.pt", b"weights" * 10)]))
+        at = content.rindex(b"PK\1\2") + offset
+        content[at : at + len(value)] = value
+        return bytes(content)
+
+    return make
+
+
+def _local(offset: int, value: bytes) -> Callable[[], bytes]:
+    """Change bytes of the record in front of the last member."""
+
+    def make() -> bytes:
+        content = bytearray(_zip([("weights.pt", b"weights" * 10)]))
+        at = content.rindex(b"PK\3\4") + offset
+        content[at : at + len(value)] = value
+        return bytes(content)
+
+    return make
+
+
+def _ratio_bomb() -> bytes:
+    return _zip([("weights.pt", b"\0" * (80 << 20))], zipfile.ZIP_DEFLATED)
+
+
+def _claimed_size() -> bytes:
+    content = bytearray(_zip([("weights.pt", zlib.compress(b"x"))]))
+    at = content.rindex(b"PK\1\2")
+    content[at + 24 : at + 28] = struct.pack("<L", 0xFFFF_FFFE)
+    return bytes(content)
+
+
+def _gap() -> bytes:
+    """Put bytes between the last member and the directory, and correct the end record for them."""
+    content = _zip([("weights.pt", b"weights")])
+    at, extra = content.index(b"PK\1\2"), b"#!/bin/sh\nevil\n" * 4
+    moved = bytearray(content[:at] + extra + content[at:])
+    end = moved.rindex(b"PK\5\6")
+    moved[end + 16 : end + 20] = struct.pack("<L", at + len(extra))
+    return bytes(moved)
+
+
+def _names(*names: str) -> Callable[[], bytes]:
+    return lambda: _zip([(_raw(name), b"x") for name in names])
+
+
+HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "absolute": ("MAR021", _names("/etc/cron.d/x")),
+    "absolute twice": ("MAR021", _names("//server/share")),
+    "parent": ("MAR021", _names("../evil.py")),
+    "parent inside": ("MAR021", _names("a/../../evil.py")),
+    "parent at the end": ("MAR021", _names("a/..")),
+    "drive": ("MAR021", _names("C:/windows/x")),
+    "drive relative": ("MAR021", _names("C:x")),
+    "backslash": ("MAR021", _names("..\\evil.py")),
+    "backslash inside": ("MAR021", _names("a\\b.py")),
+    "nul": ("MAR021", _names("a\0.py")),
+    "newline": ("MAR021", _names("a\n.py")),
+    "escape": ("MAR021", _names("\x1b[2J.py")),
+    "empty component": ("MAR021", _names("a//b")),
+    "dot component": ("MAR021", _names("a/./b")),
+    "dot": ("MAR021", _names("./b")),
+    "long name": ("MAR021", _names("a" * 300)),
+    "long path": ("MAR021", _names("/".join(["a" * 200] * 30))),
+    "symbolic link": ("MAR022", lambda: _zip(_mode(stat.S_IFLNK))),
+    "character device": ("MAR022", lambda: _zip(_mode(stat.S_IFCHR))),
+    "block device": ("MAR022", lambda: _zip(_mode(stat.S_IFBLK))),
+    "pipe": ("MAR022", lambda: _zip(_mode(stat.S_IFIFO))),
+    "socket": ("MAR022", lambda: _zip(_mode(stat.S_IFSOCK))),
+    "duplicate": ("MAR023", lambda: _zip([("a.py", b"1"), ("a.py", b"2")])),
+    "second manifest": ("MAR023", lambda: _zip([("MAR-INF/MANIFEST.json", b"{}")])),
+    "case": ("MAR023", _names("Handler.py", "handler.py")),
+    "case of a folder": ("MAR023", _names("mar-inf/MANIFEST.json")),
+    "composed letters": ("MAR023", _names("caf\u00e9.py", "cafe\u0301.py")),
+    "file as folder": ("MAR023", _names("a", "a/b")),
+    "folder as file": ("MAR023", _names("a/", "a")),
+    "ratio bomb": ("MAR024", _ratio_bomb),
+    "count bomb": ("MAR024", lambda: _zip([(f"{n}", b"") for n in range(10_001)])),
+    "encrypted": ("MAR025", _central(8, b"\1\0")),
+    "another method": ("MAR025", _central(10, b"\x0c\0")),
+    "bzip2": ("MAR020", lambda: _zip([("a", b"x" * 99)], zipfile.ZIP_BZIP2)),
+    "lzma": ("MAR020", lambda: _zip([("a", b"x" * 99)], zipfile.ZIP_LZMA)),
+    "trailing data": ("MAR026", lambda: _zip([]) + b"MZ" * 50),
+    "leading data": ("MAR026", lambda: b"#!/bin/sh\n" + _zip([])),
+    "data between": ("MAR026", _gap),
+    "another name in front": ("MAR026", _patched(b"weights.pt", b"evil_ab.py")),
+    "another size in front": ("MAR026", _local(22, b"\1\0\0\0")),
+    "another checksum": ("MAR026", _central(16, b"\0\0\0\0")),
+    "another method in front": ("MAR026", _local(8, b"\x08\0")),
+    "size that is not there": ("MAR024", _claimed_size),
+    "overlap": ("MAR026", _central(42, b"\0\0\0\0")),
+    "changed content": ("MAR026", _patched(b"weightsweights", b"weightzweights")),
+    "cut off": ("MAR020", lambda: _zip([("weights.pt", b"x" * 999)])[:600]),
+    "no zip": ("MAR020", lambda: b"\x1f\x8b" + b"x" * 99),
+    "empty": ("MAR020", lambda: b""),
+    "broken directory": ("MAR020", _central(0, b"PKxx")),
+    "version of the future": ("MAR020", _central(6, b"\x63\0")),
+}
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Write the hostile archive of the test."""
+    path = tmp_path / "model.mar"
+    path.write_bytes(HOSTILE[request.param][1]())
+    return path
+
+
+def test_there_are_forty() -> None:
+    """There are hostile archives of each rule, forty and more."""
+    assert len(HOSTILE) >= 40
+    assert {rule for rule, _ in HOSTILE.values()} == {f"MAR02{number}" for number in range(7)}
+
+
+@pytest.mark.parametrize(
+    ("archive", "rule"), [(name, rule) for name, (rule, _) in HOSTILE.items()], indirect=["archive"]
+)
+def test_is_refused_and_nothing_is_written(archive: Path, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule is found, the command would fail, and no file was opened for writing."""
+    opened: list[str] = []
+    real = builtins.open
+
+    def watched(file: object, mode: str = "r", *rest: object, **named: object) -> object:
+        if set(mode) & set("wax+"):
+            opened.append(str(file))
+        return real(file, mode, *rest, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(builtins, "open", watched)
+    before = sorted(os.listdir(archive.parent))
+    found = [finding.rule for finding in walking.lint([archive], Wishes(kind="mar")).findings]
+    assert rule in found
+    # Nothing else is looked at: what cannot be unpacked safely is not read any further.
+    assert all(other.startswith("MAR02") for other in found)
+    assert opened == []
+    assert sorted(os.listdir(archive.parent)) == before
+
+
+def test_verify_archive_exits_one_and_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command refuses the hostile, takes the sound, and says what it cannot read."""
+    hostile, sound = tmp_path / "hostile.mar", tmp_path / "sound.mar"
+    hostile.write_bytes(HOSTILE["parent"][1]())
+    sound.write_bytes(_zip([("net.pt", b"no pickle, but named as weights")]))
+    assert cli.run(["verify-archive", str(hostile)]) == 1
+    assert "MAR021" in capsys.readouterr().out
+    assert cli.run(["verify-archive", str(sound)]) == 0
+    assert cli.run(["verify-archive", "--strict", str(sound)]) == 1
+    assert "MAR036" in capsys.readouterr().out
+    assert cli.run(["verify-archive", str(tmp_path / "none.mar")]) == 2
+
+
+def test_any_damage_is_a_finding_or_nothing(tmp_path: Path) -> None:
+    """An archive with any bytes changed gives findings of ours, never a traceback."""
+    content = _zip(
+        [("h.py", b"def handle(data, context): return list(data)"), ("w.pkl", b"ccollections\nOrderedDict\n(tR.")]
+    )
+    chance = random.Random(7)
+    path = tmp_path / "m.mar"
+    for _ in range(300):
+        changed = bytearray(content)
+        for _ in range(chance.randint(1, 4)):
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+        path.write_bytes(changed[: chance.randint(1, len(changed))] if chance.random() < 0.2 else changed)
+        for finding in walking.lint([path]).findings:
+            assert finding.rule.startswith(("MAR", "GEN", "TS"))
