@@ -33,6 +33,7 @@ _MOST_OFF: Final = 0.5  # one measurement with a stall in it must not bend the m
 _ROWS: Final = 500  # settings that are simulated together: more do not fit into the processor's cache
 _REACH: Final = 1.5
 _DOUBT: Final = 0.3
+_STALL: Final = 0.3
 _SCORED_S, _PREDICTED_S = 1.2, 5.0
 _SCORED_BATCHES, _PREDICTED_BATCHES = 200, 500
 
@@ -109,9 +110,13 @@ def fit(
     shown = _shown(
         _simulated(model, asked, np.tile(values, (len(cells), 1)), seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES)
     )
+    residuals = np.clip(np.log(shown / _measured(cells)), -_MOST_OFF, _MOST_OFF)
+    # A tail far beyond what the rest of its measurement explains was a stall: it would come in no other setting.
+    stalled = residuals[:, -1] < residuals[:, -2] - _STALL
+    residuals[stalled, -1] = residuals[stalled, -2]
     return Model(
         scheduler=scheduler, sizes=sizes, alone_s=model.alone_s, values=values, error=float(errors.min()),
-        cells=tuple(cells), residuals=np.clip(np.log(shown / _measured(cells)), -_MOST_OFF, _MOST_OFF),
+        cells=tuple(cells), residuals=residuals,
     )  # fmt: skip
 
 
