@@ -204,8 +204,10 @@ class Program:
 class Recipe:
     """What an image of a server is made of, beside its models and their configuration.
 
-    ``requirements`` are pip's lines; ``own_code``: the server is part of this package. ``steps`` are commands that
-    finish the installation below ``/opt/server``; ``files`` lie in ``/build`` meanwhile, ``healthcheck.py`` among them.
+    ``requirements`` are pip's lines, installed below ``/opt/server`` and finished by the commands in ``steps``.
+    ``files`` go to ``/opt/servewright``, a program of the server's to ``bin`` there and ``healthcheck.py`` among them;
+    so does this package, where the server is part of it (``own_code``). ``uncompiled`` names packages that it does not
+    import.
     """
 
     title: str
@@ -215,6 +217,7 @@ class Recipe:
     environment: Mapping[str, str]
     folders: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    uncompiled: tuple[str, ...] = ()
     own_code: bool = False
 
 

@@ -168,7 +168,7 @@ def body(
             for target, source in mounts.items()
         ],
         # exec: the JVM and PyTorch unpack native libraries there.
-        "Tmpfs": dict.fromkeys(sorted(scratch), "rw,exec,nosuid,nodev,mode=1777"),
+        "Tmpfs": dict.fromkeys(sorted(scratch), f"rw,exec,nosuid,nodev,mode=1777{_owned(limits.user or image.user)}"),
         "PortBindings": {
             f"{port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(fixed.get(name, ""))}]
             for name, port in site.ports.items()
@@ -190,6 +190,12 @@ def body(
         "StdinOnce": limits.watched,
         "HostConfig": host,
     } | ({"User": limits.user} if limits.user else {})  # fmt: skip
+
+
+def _owned(user: str) -> str:
+    """Return the options that give a tmpfs to ``user``: runc gives one the mode of the folder that it covers."""
+    uid, _, gid = user.partition(":")
+    return f",uid={uid},gid={gid if gid.isdecimal() else uid}" if uid.isdecimal() else ""
 
 
 def labels(run: Path, deadline_s: float | None) -> dict[str, str]:

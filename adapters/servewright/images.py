@@ -29,7 +29,7 @@ from servewright.writing import write_texts
 # Debian's Python has the same version in the build as at run time: both stages start from the same base.
 DEFAULT_BASE = "python:3.11-slim-bookworm"
 USER = "1000:1000"
-SBOM = "/opt/server/sbom.cdx.json"
+SBOM = "/opt/servewright/sbom.cdx.json"
 _PINNED = re.compile(r"@sha256:[0-9a-f]{64}$")
 _BUILD_ARGUMENTS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
@@ -60,14 +60,14 @@ def context(
             f"{wheelhouse} holds no wheels; fill it: pip wheel --wheel-dir {wheelhouse} -r requirements.txt"
         )
     recipe = recipe_of(backend, fleet)
-    content: dict[str, Path | bytes] = {f"build/{name}": text for name, text in recipe.files.items()}
+    content: dict[str, Path | bytes] = {f"server/{name}": text for name, text in recipe.files.items()}
     for name in ("sbom.py", "entrypoint.py"):
-        content[f"build/{name}"] = asset_dir("templates") / "image" / name
-    content["build/requirements.txt"] = "".join(f"{line}\n" for line in recipe.requirements).encode()
+        content[f"server/{name}"] = asset_dir("templates") / "image" / name
     if recipe.own_code:
-        content["build/servewright"] = Path(servewright.__file__).parent
+        content["server/servewright"] = Path(servewright.__file__).parent
+    content["packages/requirements.txt"] = "".join(f"{line}\n" for line in recipe.requirements).encode()
     if wheelhouse is not None:
-        content["build/wheelhouse"] = wheelhouse
+        content["packages/wheelhouse"] = wheelhouse
     if artifact is not None:
         content |= {"artifact/models": artifact.models, "artifact/config": artifact.config}
     pinned = () if _PINNED.search(base) else (f"base {base} is not pinned by a digest: a rebuild may take another",)
@@ -93,6 +93,8 @@ def _dockerfile(
     home = backend.home
     # A user that the base does not know has no name and no home, and Python's libraries ask for both.
     environment = {"HOME": home.run, "USER": "model-server", "LOGNAME": "model-server"} | dict(recipe.environment)
+    if recipe.own_code:
+        environment["PYTHONPATH"] = "/opt/servewright"
     template = template_environment(asset_dir("templates") / "image").get_template("Dockerfile.j2")
     return template.render(
         title=recipe.title,
@@ -100,6 +102,7 @@ def _dockerfile(
         base=_one_word(base, "the base"),
         wheelhouse=wheelhouse,
         steps=recipe.steps,
+        uncompiled="/site-packages/(" + "|".join(recipe.uncompiled or ("pip",)) + ")/",
         models=home.models,
         config=home.config,
         run=home.run,

@@ -10,6 +10,7 @@ from servewright.requirements import pinned
 
 # tensorflow-serving-api is left out: the server has its own messages.
 _PACKAGES = ("tensorflow", "grpcio", "numpy", "orjson", "protobuf")
+_PACKAGES_FOLDER = "/opt/server/lib/python*/site-packages"
 _PROGRAM = f'#!/bin/sh\nexec /opt/server/bin/python -m {running.EMBEDDED} "$@"\n'
 
 
@@ -26,14 +27,17 @@ def recipe(fleet: Fleet | None, site: Site) -> Recipe:
         requirements=pinned(_PACKAGES),
         argv=running.plan(fleet, site).argv if fleet else argv,
         files={
-            running.BINARY: _PROGRAM.encode(),
+            f"bin/{running.BINARY}": _PROGRAM.encode(),
             "healthcheck.py": (asset_dir("templates") / keys.NAME / "healthcheck.py").read_bytes(),
         },
         environment={
-            "PATH": "/opt/server/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": "/opt/servewright/bin:/opt/server/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             # By itself it listens on loopback, which in a container would be nobody's.
             "SERVEWRIGHT_EMBEDDED_BIND": site.host,
         },
-        steps=(f"install -m 755 /build/{running.BINARY} /opt/server/bin/",),
+        # The server loads TensorFlow's C library and none of its Python: headers and a compiler serve nobody here, and
+        # compiling what is never imported would take longer than all the rest.
+        steps=(f"rm -rf {_PACKAGES_FOLDER}/tensorflow/include {_PACKAGES_FOLDER}/clang",),
+        uncompiled=("tensorflow", "keras", "pygments", "rich", "markdown", "setuptools", "pip"),
         own_code=True,
     )
