@@ -34,7 +34,7 @@ def _rows() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Result]:
-    """What is found in each file, checked as the kind that the index gives."""
+    """Lint each file as the kind that the index gives."""
     return {row["file"]: walking.lint([_CORPUS / row["file"]], Wishes(kind=row["kind"])) for row in _rows()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ _ARTICLE_START = (
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """A config with an error and a note."""
+    """Write a config with an error and a note."""
     path = tmp_path / "models.config"
     path.write_text(_BAD)
     return path
@@ -164,6 +165,34 @@ class TestExitCode:
         assert _run(capsys, tmp_path)[0] == 2
 
 
+class TestHook:
+    """The pre-commit hook."""
+
+    @pytest.fixture
+    def hook(self) -> dict[str, str]:
+        """Return the hook's definition."""
+        path = Path(__file__).parents[1] / ".pre-commit-hooks.yaml"
+        (found,) = yaml.safe_load(path.read_text())
+        return dict(found)
+
+    def test_passes_where_nothing_is_of_a_server(self, hook: dict[str, str], tmp_path: Path) -> None:
+        """A commit of somebody else's Dockerfile goes through; one of a bad config does not."""
+        words = hook["entry"].split()[1:]
+        (tmp_path / "Dockerfile").write_text("FROM python:3.12\n")
+        assert cli.run([*words, str(tmp_path / "Dockerfile")]) == 0
+        (tmp_path / "models.config").write_text(_BAD)
+        assert cli.run([*words, str(tmp_path / "models.config")]) == 1
+
+    def test_takes_files_by_their_usual_names(self, hook: dict[str, str]) -> None:
+        """The usual names of configs match, and sources do not."""
+        names = [
+            "models.config", "conf/model_config.pbtxt", "config.properties", "a/model-config.yaml", "m.mar",
+            "Dockerfile.gpu", "docker-compose.yml", "MAR-INF/MANIFEST.json", "batching_parameters.txt",
+        ]  # fmt: skip
+        assert [name for name in names if not re.search(hook["files"], name)] == []
+        assert [name for name in ("main.py", "README.md", "package.json") if re.search(hook["files"], name)] == []
+
+
 class TestSuppression:
     """A suppression."""
 
@@ -213,9 +242,9 @@ class TestFollowing:
     def test_is_found_in_kubernetes_dockerfiles_and_shells(self, tmp_path: Path) -> None:
         """Commands are read wherever servers are started, through sh -c and docker run."""
         flag = "--rest-api-port=8501"
-        pod = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [
-            {"image": "tensorflow/serving:2.17.1", "command": ["sh", "-c", f"exec tensorflow_model_server --model_base_path=/m {flag}"]}
-        ]}}  # fmt: skip
+        command = ["sh", "-c", f"exec tensorflow_model_server --model_base_path=/m {flag}"]
+        container = {"image": "tensorflow/serving:2.17.1", "command": command}
+        pod = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [container]}}
         files = {
             "pod.yaml": yaml.safe_dump(pod),
             "Dockerfile": f'FROM tensorflow/serving:2.17.1\n# why\nCMD ["--model_name=m", \\\n  "{flag}"]\n',
@@ -301,3 +330,19 @@ def test_ten_thousand_models_are_linted_at_once(tmp_path: Path) -> None:
     result = walking.lint([path])
     assert [(finding.rule, finding.line) for finding in result.findings] == [("TFS010", 10_001)]
     assert reports.counts(result)["error"] == 1
+
+
+def test_a_named_pipe_is_a_finding_and_does_not_hang(tmp_path: Path) -> None:
+    """What is no regular file is an error where it was named, and opening it would wait for ever."""
+    path = tmp_path / "models.config"
+    os.mkfifo(path)
+    assert [finding.rule for finding in walking.lint([path]).findings] == ["GEN001"]
+    assert walking.lint([tmp_path]).findings == []
+
+
+def test_a_binary_file_is_skipped_and_said_so(tmp_path: Path) -> None:
+    """A named file that is no text is not checked, unless its kind is forced: then it is an error."""
+    path = tmp_path / "models.config"
+    path.write_bytes(b"model_config_list {\0}")
+    assert walking.lint([path]).skipped == [str(path)]
+    assert [found.rule for found in walking.lint([path], Wishes(kind="tfs_model_config")).findings] == ["GEN001"]

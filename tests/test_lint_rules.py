@@ -16,7 +16,7 @@ from servewright.linting.walking import Wishes
 
 _FOLDER = Path(__file__).parent / "lint"
 _MARK = "§"
-# Rules on the form of an archive have hostile archives of their own, in test_lint_archives.py; GEN001 needs permissions.
+# Rules on the form of an archive have hostile archives of their own, in test_lint_archives.py.
 _ELSEWHERE = {"MAR020", "MAR021", "MAR022", "MAR023", "MAR024", "MAR025", "MAR026", "GEN001"}
 
 

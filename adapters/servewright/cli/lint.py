@@ -30,6 +30,7 @@ from servewright.cli.options import PATH
 @click.option("--ignore", multiple=True, metavar="RULE", help="Leave this rule out; may be given several times.")
 @click.option("--kind", default="", help="Check the files as this kind, whatever they look like; see --kinds.")
 @click.option("--fix", is_flag=True, help="Make the changes that are safe, and tell what remains.")
+@click.option("--allow-none", is_flag=True, help="Exit 0 where no file is of a model server; for hooks.")
 @click.option("--rules", "list_rules", is_flag=True, help="List every rule, and check nothing.")
 @click.option("--kinds", "list_kinds", is_flag=True, help="List the kinds of files, and check nothing.")
 def command(
@@ -43,6 +44,7 @@ def command(
     ignore: tuple[str, ...],
     kind: str,
     fix: bool,
+    allow_none: bool,
     list_rules: bool,
     list_kinds: bool,
 ) -> None:
@@ -75,7 +77,7 @@ def command(
     text = reports.printed(result, "json" if as_json else style, known)
     if text:
         printing.line(text)
-    if not result.kinds and not result.findings:
+    if not result.kinds and not result.findings and not allow_none:
         raise click.UsageError("no file of a model server among them; give --kind to check one as such")
     worst = result.worst()
     if worst is not None and fail_on != "never" and worst.weight >= Severity(fail_on).weight:

@@ -202,7 +202,10 @@ def _docker_run(invocation: Invocation, words: Sequence[Word]) -> Invocation:
 
 def _mount(text: str) -> list[tuple[str, str]]:
     if "target=" in text or "dst=" in text or "destination=" in text:
-        fields = dict(part.partition("=")[::2] for part in text.split(","))
+        fields: dict[str, str] = {}
+        for part in text.split(","):
+            name, _, value = part.partition("=")
+            fields[name] = value
         target = fields.get("target") or fields.get("dst") or fields.get("destination") or ""
         return [(target, fields.get("source") or fields.get("src") or "")]
     parts = text.split(":")
