@@ -117,6 +117,7 @@ def point(window: Window) -> dict[str, float]:
         },
         "errors": float(sum(window.errors.values())),
         "waiting": float(window.waiting),
+        "busy": round(window.busiest, 4),
     }
 
 
