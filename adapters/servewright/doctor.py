@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from servewright import registry
 from servewright.backend import Backend
 from servewright.errors import UnavailableError
 
-_EXTRAS = {
-    "grpcio": "grpc",
-    "tensorflow": "tensorflow",
-    "torch": "torchserve",
-    "torchserve": "torchserve",
-    "onnxruntime": "onnx",
-    "docker": "docker",
-}
+_NEEDED_BY_EXTRA = re.compile(r"(?P<package>[A-Za-z0-9._-]+).*\bextra == ['\"](?P<extra>\w+)['\"]")
+_DEVELOPMENT = "dev"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +42,22 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for package, extra in _EXTRAS.items():
+    """Yield what each extra brings, as the installed package's own metadata list it."""
+    for package, extra in sorted(_extras().items(), key=lambda item: (item[1], item[0])):
         try:
             yield Finding(kind="package", what=package, ok=True, detail=version(package))
         except PackageNotFoundError:
             install = f"pip install 'servewright[{extra}]'"
             yield Finding(kind="package", what=package, ok=False, detail=install)
+
+
+def _extras() -> dict[str, str]:
+    """Return the first extra that brings each package; none where this runs without being installed."""
+    with suppress(PackageNotFoundError):
+        found = [match for line in requires("servewright") or () if (match := _NEEDED_BY_EXTRA.match(line))]
+        pairs = [(match["package"], match["extra"]) for match in reversed(found) if match["extra"] != _DEVELOPMENT]
+        return dict(pairs)
+    return {}
 
 
 def _runtimes() -> Iterator[Finding]:

@@ -4,8 +4,8 @@ ServewrightError                exit 4 unless a subclass says otherwise
 ├── InputError                  exit 2: what was given cannot be used
 │   ├── SpecError               one or many problems in a spec, each with its place
 │   ├── UnknownBackendError
-│   ├── ModelFileError          a model file that is missing, broken or of another format
-│   └── UntrustedPickleError    reading it would run a stranger's code
+│   └── ModelFileError          a model file that is missing, broken or of another format
+│       └── UntrustedPickleError    reading it would run a stranger's code
 ├── CheckFailedError            exit 1: a difference or a finding
 ├── UnavailableError            exit 3: nothing on this machine can do it
 │   └── MissingExtraError       a package of an extra is not installed
