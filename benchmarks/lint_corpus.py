@@ -83,7 +83,8 @@ def page(found: list[Row]) -> str:
             cells = " | ".join(str(files[rule.id, kind] or "") for kind in kinds)
             lines.append(f"| {rule.id} | {rule.severity} | {rule.title} | {cells} | {findings[rule.id]} |")
     lines += ["", "## Where we judge otherwise than the corpus's index", "",
-              "The index calls a file bad, partial or good. Ours is bad where there is an error: where the server does not load it.",
+              "The index calls a file bad, partial or good. Ours is bad where there is an error,",
+              "that is where the server does not load it.",
               "Keys that TorchServe ignores are warnings of ours, for it starts with them.", ""]  # fmt: skip
     lines += ["| index | errors of ours | file | the index's reason |", "|---|---|---|---|"]
     for row in found:
