@@ -73,15 +73,15 @@ class Library:
 
     def __init__(self, folder: Path) -> None:
         suffix = "2.dylib" if sys.platform == "darwin" else "so.2"
-        # The second library takes symbols from the first; both must be found by kernels that are loaded later.
+        # Loaded for ourselves alone: the library has an OpenSSL of its own, over which Python's would stumble.
         paths = [folder / f"libtensorflow_{part}.{suffix}" for part in ("framework", "cc")]
-        libraries = [c.CDLL(str(path), mode=c.RTLD_GLOBAL) for path in paths]
+        libraries = [c.CDLL(str(path), mode=c.RTLD_LOCAL) for path in paths]
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(libraries[-1], name)
             function.restype, function.argtypes = result, arguments
             setattr(self, name.removeprefix("TF_"), function)
         # Quick calls keep the interpreter's lock: giving it up costs more than they do.
-        holding = c.PyDLL(str(paths[-1]), mode=c.RTLD_GLOBAL)
+        holding = c.PyDLL(str(paths[-1]), mode=c.RTLD_LOCAL)
         for name in _QUICK:
             function = getattr(holding, name)
             function.restype, function.argtypes = _FUNCTIONS[name]
