@@ -21,12 +21,14 @@ _DANGEROUS: Final = frozenset({"pickle.load", "pickle.loads", "dill.load", "dill
 
 
 def recognise(source: Source) -> bool:
-    """Tell whether a Python file is a handler: it uses TorchServe's package, or has its entry point."""
-    if source.suffix != ".py":
+    """Tell whether a Python file is a handler: by its entry point, or by a class of TorchServe's that it derives from."""
+    if source.suffix != ".py" or source.filename.startswith("test_"):
         return False
-    if re.search(r"(?m)^\s*from ts\.(torch_handler|context)\b|^\s*import ts\b", source.text):
+    if re.search(r"(?m)^(    )?def handle\((self, )?data, (context|ctx)\b", source.text):
         return True
-    return bool(re.search(r"(?m)^(    )?def handle\((self, )?data, (context|ctx)\b", source.text))
+    if not re.search(r"(?m)^\s*(from ts\b|import ts\b)", source.text):
+        return False
+    return bool(re.search(r"(?m)^\s*class \w+\([^)]*Handler\b[^)]*\)\s*:|^def handle\(", source.text))
 
 
 def check(source: Source, context: Context) -> Found:
