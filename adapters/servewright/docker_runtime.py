@@ -112,7 +112,7 @@ class DockerLauncher:
             backend=plan.backend,
             runtime=NAME,
             endpoints={name: f"127.0.0.1:{port}" for name, port in ports.items()},
-            plan=plan,
+            site=plan.site,
             folder=run,
             handle=container,
             image=self.image.facts(),

@@ -65,7 +65,7 @@ class LocalLauncher:
             backend=plan.backend,
             runtime=self.runtime,
             endpoints={name: f"127.0.0.1:{port}" for name, port in plan.site.ports.items()},
-            plan=plan,
+            site=plan.site,
             folder=run,
             handle=handle,
             notes=(self.note,) if self.note else (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,7 +200,7 @@ def probe(
         client.close()
     return Report(
         backend=backend.name, runtime=server.runtime, server=identity, checks=checks, timings_s=watch.times_s,
-        notes=server.notes, strict=wishes.strict,
+        artifacts=dict(server.image), notes=server.notes, strict=wishes.strict,
     )  # fmt: skip
 
 
@@ -319,10 +319,12 @@ def up(
         server, client = launching.start(fleet, backend, artifact, choice, kept_by=folder / state.FILE)
         try:
             assert server.handle is not None
+            assert server.site is not None
             record = state.Record(
                 name=folder.name, backend=backend.name, runtime=choice.runtime, endpoints=dict(server.endpoints),
                 spec=str(spec.absolute()), stand_in=backend.identity(client).stand_in, image=dict(server.image),
-                models=tuple(document.spec.name for document in fleet.models), notes=server.notes,
+                site=asdict(server.site), models=tuple(document.spec.name for document in fleet.models),
+                notes=server.notes,
                 run=str(server.folder), log=str(server.handle.log), **server.handle.record(),
             )  # fmt: skip
             state.write(folder, record)

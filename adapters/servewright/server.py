@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from servewright.backend import LaunchPlan
+from servewright.backend import Site
 from servewright.runs import Run
 
 
@@ -72,13 +72,14 @@ class RunningServer:
     """A server that runs: its addresses as ``host:port`` by name, and its run folder on this machine.
 
     ``handle`` is ``None`` for a server that somebody else started, ``run`` for one that outlived the command that
-    started it. ``image`` says what a container runs.
+    started it. ``site`` is where it lives as it sees it,
+    ``image`` what its container runs.
     """
 
     backend: str
     runtime: str
     endpoints: Mapping[str, str]
-    plan: LaunchPlan | None = None
+    site: Site | None = None
     folder: Path | None = None
     handle: Handle | None = None
     run: Run | None = None

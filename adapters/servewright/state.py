@@ -15,6 +15,7 @@ from typing import Any
 from platformdirs import user_state_path
 
 from servewright import processes, runs
+from servewright.backend import Site
 from servewright.errors import InputError, ServewrightError
 from servewright.server import Handle, RunningServer
 
@@ -33,6 +34,7 @@ class Record:
     run: str
     log: str
     stand_in: bool
+    site: dict[str, Any]
     models: tuple[str, ...]
     pid: int = 0
     created: float = 0.0
@@ -54,6 +56,7 @@ class Record:
             backend=self.backend,
             runtime=self.runtime,
             endpoints=self.endpoints,
+            site=Site(**self.site),
             folder=Path(self.run),
             handle=self.handle(),
             image=self.image,

@@ -135,7 +135,7 @@ def read_back(server: RunningServer, client: Any, fleet: Fleet) -> Iterator[Read
 
 def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]) -> Iterator[Reading]:
     given = flags.read(argv)
-    wanted = _wanted(fleet, server.plan.site if server.plan else _site_of(server, given))
+    wanted = _wanted(fleet, server.site or _site_of(server, given))
     if not argv:
         for setting, value in wanted.items():
             yield Reading(

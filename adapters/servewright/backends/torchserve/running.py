@@ -195,17 +195,17 @@ def shared_threads(fleet: Fleet) -> int | None:
 
 def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
     """Yield the server's own settings, which no call tells: it prints them when it starts."""
-    if server.plan is None:
+    if server.site is None:
         return
     printed = dict(_printed(server))
     listening = dict(server.handle.listeners()) if server.handle else {}
-    for name, wanted in texts.server_settings(fleet, server.plan.site).items():
+    for name, wanted in texts.server_settings(fleet, server.site).items():
         label = _PRINTED.get(name)
         found = printed.get(label) if label else None
         if name == "disable_token_authorization":
             yield _tokens(server, wanted)
         elif name in _GRPC_LISTENERS:
-            yield _grpc_listener(name, wanted, server.plan.site.ports[_GRPC_LISTENERS[name]], listening)
+            yield _grpc_listener(name, wanted, server.site.ports[_GRPC_LISTENERS[name]], listening)
         elif name == "metrics_mode" and found is not None:
             # The server prints the name of its enumeration's constant.
             yield Reading(setting=name, wanted=wanted, found=found.lower(), source=_PRINTED_AT_START)
