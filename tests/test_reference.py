@@ -261,7 +261,11 @@ def test_the_process_ends_with_ours(models: Any) -> None:
 
 @pytest.mark.parametrize(
     ("format", "hidden", "extra"),
-    [("onnx", "onnxruntime", "onnx"), ("torchscript", "torch", "torchserve"), ("saved_model", "tensorflow", "tensorflow")],
+    [
+        ("onnx", "onnxruntime", "onnx"),
+        ("torchscript", "torch", "torchserve"),
+        ("saved_model", "tensorflow", "tensorflow"),
+    ],
 )
 def test_a_missing_framework_is_said_with_its_pip_line(
     tmp_path: Path,

@@ -127,6 +127,7 @@ def connect_to(where: Address) -> Engine:
         )
     try:
         import docker
+        import docker.errors
     except ImportError as error:
         raise MissingExtraError("docker", "docker", "runtime docker") from error
     try:

@@ -65,6 +65,7 @@ def load(path: Path, *, backends: Collection[str]) -> Fleet:
         )
         return Fleet(name=document.spec.name, models=(document,))
     problems: list[Problem] = []
+    head: _FleetFile | None = None
     try:
         head = _FleetFile.model_validate(tree.value)
     except ValidationError as error:
@@ -77,7 +78,7 @@ def load(path: Path, *, backends: Collection[str]) -> Fleet:
         except SpecError as error:
             problems += error.problems
     problems += _repeated(documents, path, tree)
-    if problems:
+    if problems or head is None:
         raise SpecError(problems)
     return Fleet(name=head.fleet, models=tuple(documents.values()), server=head.server)
 
