@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,23 +70,46 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture
-def left_behind() -> Callable[[], list[str]]:
-    """Return what exists now and did not at the test's start: run folders, and servers."""
-    import tempfile
-
+def left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """Give the test a temporary folder of its own; return what it left there, and which of its servers run."""
     import psutil
 
-    def present() -> set[str]:
-        folders = {str(path) for path in Path(tempfile.gettempdir()).glob("servewright-*")}
-        processes = set()
+    def present() -> list[str]:
+        folders = sorted(str(path) for path in folder.iterdir())
+        processes = []
         for process in psutil.Process().children(recursive=True):
             try:
                 command = " ".join(process.cmdline())
             except psutil.Error:  # it ended meanwhile, or waits for its parent to hear so
                 continue
             if "org.pytorch.serve" in command or "servewright.backends" in command:
-                processes.add(f"{process.pid} {command[:100]}")
-        return folders | processes
+                processes.append(f"{process.pid} {command[:100]}")
+        return folders + processes
 
-    before = present()
-    return lambda: sorted(present() - before)
+    # Short, for the sockets that workers keep below it; others may be running servers below the usual one.
+    folder = Path(tempfile.mkdtemp(prefix="swt-", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield present
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def box() -> Iterator[Sandbox]:
+    """A place of its own for commands that are killed."""
+    with sandbox() as made:
+        yield made
+
+
+@pytest.fixture
+def need() -> Callable[[str, str], None]:
+    """Skip where a runtime is absent, or fail where SERVEWRIGHT_REQUIRE names it."""
+
+    def need(backend: str, runtime: str) -> None:
+        why = missing(backend, runtime)
+        if why and runtime in REQUIRED:
+            pytest.fail(f"SERVEWRIGHT_REQUIRE names {runtime}: {why}", pytrace=False)
+        if why:
+            pytest.skip(why)
+
+    return need
