@@ -19,6 +19,7 @@ _AS_BFLOAT16 = (np.dtype("V2"), np.dtype(np.float32))
 Arrays: TypeAlias = dict[str, NDArray[np.generic]]
 # The size given to an axis that may have any: small, and not the same as usual batch sizes.
 _ANY = 5
+_TRIES = 4  # draws for each input that is wanted: some come out like others
 _LARGEST = 4 << 30  # bytes; a small zip can hold far more, and all of it would be read
 
 
@@ -104,26 +105,52 @@ def made_up(signature: Signature, rows: int, *, seed: int) -> Arrays:
 
 
 def different(signature: Signature, known: Arrays | None, count: int, *, seed: int) -> list[Arrays]:
-    """Return ``count`` single-row inputs that differ from each other, drawn from the rows of ``known`` where given."""
-    if known is None:
-        return [made_up(signature, 1, seed=seed + index) for index in range(count)]
+    """Return up to ``count`` single-row inputs, no two alike, drawn from the rows of ``known`` where given.
+
+    Fewer where there are not so many, as of one boolean.
+    """
     random = np.random.default_rng(seed)
+    found: dict[tuple[object, ...], Arrays] = {}
+    for index in range(_TRIES * count):
+        drawn = made_up(signature, 1, seed=seed + index) if known is None else _drawn(signature, known, index, random)
+        found.setdefault(tuple(map(_content, drawn.values())), drawn)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _content(array: NDArray[np.generic]) -> object:
+    return tuple(array.ravel()) if array.dtype == object else array.tobytes()
+
+
+def _drawn(signature: Signature, known: Arrays, index: int, random: np.random.Generator) -> Arrays:
+    """Return the row at ``index`` while there is one, then something between two rows."""
     rows = min(len(array) for array in known.values())
-    drawn = []
-    for index in range(count):
-        first, second = index % rows, int(random.integers(rows))
-        share = 1.0 if index < rows else float(random.uniform(0.3, 0.9))
-        drawn.append({name: _mixed(array, first, second, share) for name, array in known.items()})
-    return drawn
+    first = {name: _row(array, index % rows) for name, array in known.items()}
+    if index < rows:
+        return first
+    other = (index + 1 + int(random.integers(max(1, rows - 1)))) % rows
+    second = {name: _row(array, other) for name, array in known.items()}
+    if rows == 1:
+        second = made_up(signature, 1, seed=int(random.integers(2**32)))
+    share = float(random.uniform(0.3, 0.9))
+    return {name: _mixed(array, second[name], share, random) for name, array in first.items()}
 
 
-def _mixed(array: NDArray[np.generic], first: int, second: int, share: float) -> NDArray[np.generic]:
-    one = array[first : first + 1]
-    if array.dtype.kind != "f":
+def _row(array: NDArray[np.generic], index: int) -> NDArray[np.generic]:
+    return array[index : index + 1]
+
+
+def _mixed(
+    one: NDArray[np.generic], other: NDArray[np.generic], share: float, random: np.random.Generator
+) -> NDArray[np.generic]:
+    """Return what lies between two rows; where nothing does, as between integers, elements of the one and the other."""
+    if one.shape != other.shape:
         return one
-    other = array[second : second + 1]
-    mixed: NDArray[np.float64] = one.astype(np.float64) * share + other.astype(np.float64) * (1.0 - share)
-    return mixed.astype(array.dtype)
+    if one.dtype.kind in "fc" or one.dtype.name == "bfloat16":
+        wide = np.complex128 if one.dtype.kind == "c" else np.float64
+        return np.asarray(one.astype(wide) * share + other.astype(wide) * (1.0 - share)).astype(one.dtype)
+    return np.where(random.random(one.shape) < share, one, other).astype(one.dtype)
 
 
 def _values(tensor: TensorSpec, rows: int, random: np.random.Generator) -> NDArray[np.generic]:
