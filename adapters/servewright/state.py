@@ -81,7 +81,7 @@ def records() -> list[Record]:
             record = Record(**values)
             if record.name == path.parent.name:
                 found.append(record)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue  # written by another version, or by hand
     return found
 
