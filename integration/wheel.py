@@ -23,7 +23,7 @@ def main() -> int:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
         subprocess.run(install, check=True)
         # Away from the checkout, whose folders would hide that a file is missing from the wheel.
-        for name in ("tests", "pyproject.toml"):
+        for name in ("tests", "docs", "pyproject.toml", ".pre-commit-hooks.yaml"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, here / name)
         environment = os.environ | {"PYTHONPATH": str(site), "SERVEWRIGHT_EXPECT_PACKAGE": str(site / "servewright")}

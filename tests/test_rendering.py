@@ -320,7 +320,7 @@ def test_a_template_that_says_something_else_is_caught(workshop: Workshop, backe
     """Every text is parsed back: a bug in a template is an error of ours, and no config that lies."""
     broken = tmp_path / "templates"
     broken.mkdir()
-    for template in backend.templates.iterdir():
+    for template in filter(Path.is_file, backend.templates.iterdir()):
         (broken / template.name).write_text(template.read_text().replace("model.name", "model.base_path") + "\nx=1\n")
     with pytest.raises(ParseBackError, match="please report this"):
         render(workshop.fleet(workshop.values(backend)), replace(backend, templates=broken))
