@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from integration.sandbox import REQUIRED, Sandbox, missing, sandbox
+
 # A run in the background ignores Ctrl-C, and what tests press would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -94,9 +96,21 @@ def left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[s
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tensorflow_model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the embedded server play the binary where this machine has none: runtime process is then tested too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("SERVEWRIGHT_TENSORFLOW_MODEL_SERVER") and not shutil.which("tensorflow_model_server"):
+            binary = tmp_path_factory.mktemp("bin") / "tensorflow_model_server"
+            binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m servewright.backends.tfserving.embedded "$@"\n')
+            binary.chmod(0o755)
+            patch.setenv("SERVEWRIGHT_TENSORFLOW_MODEL_SERVER", str(binary))
+        yield
+
+
 @pytest.fixture
 def box() -> Iterator[Sandbox]:
-    """A place of its own for commands that are killed."""
+    """Make a place of its own for commands that are killed."""
     with sandbox() as made:
         yield made
 

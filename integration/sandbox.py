@@ -1,0 +1,120 @@
+"""A place of its own for commands that are killed: what they leave is told from all else on the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from servewright import docker_runtime, engine, launching, registry
+from servewright.engine import Engine
+from servewright.errors import UnavailableError
+
+REQUIRED = frozenset(os.environ.get("SERVEWRIGHT_REQUIRE", "").replace(",", " ").split())
+
+
+def missing(backend: str, runtime: str) -> str | None:
+    """Return why ``backend`` cannot be run by ``runtime`` here; nothing is pulled to find that out."""
+    try:
+        found = registry.get(backend)
+        launching.find(found, runtime, launching.image_for(found), pull=False, progress=lambda _share, _what: None)
+    except UnavailableError as error:
+        return str(error)
+    return None
+
+
+@dataclass
+class Sandbox:
+    """Folders for temporary files and for the state of servers, and the engine, if there is one."""
+
+    folder: Path
+    engine: Engine | None
+    deadline: str = "20s"
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command sees."""
+        own = {
+            "TMPDIR": str(self.folder / "tmp"),
+            "SERVEWRIGHT_STATE": str(self.folder / "state"),
+            "SERVEWRIGHT_DEADLINE": self.deadline,
+        }
+        return os.environ | own | self.variables
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command line of `servewright`."""
+        return [sys.executable, "-m", "servewright", *words]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start `servewright` and return at once."""
+        return subprocess.Popen(
+            self.command(*words), env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *words: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
+        """Run `servewright` to its end."""
+        return subprocess.run(
+            self.command(*words), env=self.environment, text=True, capture_output=True, timeout=timeout_s, check=False
+        )
+
+    def json(self, *words: str) -> Any:
+        """Run `servewright` and return what it prints as JSON."""
+        done = self.run(*words)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Return the containers of this sandbox, running or not."""
+        if self.engine is None:
+            return []
+        return [
+            found
+            for found in docker_runtime.listed(self.engine)
+            if found["Labels"][docker_runtime.RUN].startswith(str(self.folder))
+        ]
+
+    def running(self) -> list[str]:
+        """Return the names of the containers that run."""
+        return [found["Names"][0] for found in self.containers() if found["State"] == "running"]
+
+    def left(self) -> list[str]:
+        """Return all that is left: containers, temporary folders, folders of servers, half files."""
+        containers = [f"container {found['Names'][0]} ({found['State']})" for found in self.containers()]
+        # Frameworks keep caches of their own among the temporary files.
+        folders = [str(path) for path in (self.folder / "tmp").iterdir() if "servewright" in path.name]
+        folders += [str(path) for path in (self.folder / "state").glob("*")]
+        return sorted(containers + folders)
+
+    def volumes(self) -> set[str]:
+        """Return the names of the engine's volumes."""
+        found = self.engine.api.volumes()["Volumes"] if self.engine else None
+        return {volume["Name"] for volume in found or []}
+
+
+@contextmanager
+def sandbox() -> Iterator[Sandbox]:
+    """Make a sandbox, and remove it with all that is still in it."""
+    # Not below pytest's folders: worker sockets lie in it, and their paths must be short.
+    folder = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    (folder / "tmp").mkdir()
+    found: Engine | None = None
+    with suppress(UnavailableError):
+        found = engine.connect()
+    box = Sandbox(folder, found)
+    try:
+        yield box
+    finally:
+        for container in box.containers():
+            assert found is not None
+            found.api.remove_container(container["Id"], force=True, v=True)
+        shutil.rmtree(folder, ignore_errors=True)
