@@ -22,6 +22,7 @@ import hypothesis
 import pytest
 import yaml
 
+import servewright
 from servewright import registry, specfile
 from servewright.backend import Backend
 from servewright.cli import run
@@ -29,6 +30,9 @@ from servewright.fleet import Fleet
 from servewright.spec import ServerSettings
 from servewright.specfile import Document
 
+# The wheel's run says what it means to test: an editable install beside it must not be taken instead.
+_EXPECTED = os.environ.get("SERVEWRIGHT_EXPECT_PACKAGE")
+assert _EXPECTED is None or Path(servewright.__file__).parent == Path(_EXPECTED), servewright.__file__
 # A run in the background ignores Ctrl-C, and what tests press would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
