@@ -115,6 +115,8 @@ def sandbox() -> Iterator[Sandbox]:
         yield box
     finally:
         for container in box.containers():
-            assert found is not None
-            found.api.remove_container(container["Id"], force=True, v=True)
+            assert box.engine is not None
+            box.engine.api.remove_container(container["Id"], force=True, v=True)
+        if box.engine is not None:
+            box.engine.api.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,9 +75,9 @@ def address() -> Address:
     if context := _context():
         return context
     sockets = list(_usual_sockets())
-    for socket in sockets:
-        if socket.exists():
-            return Address(f"unix://{socket}", str(socket))
+    for path in sockets:
+        if path.exists():
+            return Address(f"unix://{path}", str(path))
     looked = ", ".join(map(str, sockets))
     raise UnavailableError(f"no Docker Engine: DOCKER_HOST is not set, and there is no socket at {looked}")
 
@@ -130,6 +131,8 @@ def connect_to(where: Address) -> Engine:
         import docker.errors
     except ImportError as error:
         raise MissingExtraError("docker", "docker", "runtime docker") from error
+    if parts.scheme == "unix":
+        _check_socket(where, parts.path)
     try:
         api = docker.APIClient(timeout=_TIMEOUT_S, version="auto", **_parameters(where))
         told = api.version()
@@ -153,6 +156,15 @@ def connect_to(where: Address) -> Engine:
         memory=int(info.get("MemTotal") or 0),
         security=tuple(info.get("SecurityOptions") or ()),
     )
+
+
+def _check_socket(where: Address, path: str) -> None:
+    """Raise `UnavailableError` where nobody listens; the SDK would leave its own attempt open."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            raise UnavailableError(_unreachable(where, error)) from error
 
 
 def _parameters(where: Address) -> Mapping[str, Any]:

@@ -1,0 +1,269 @@
+"""What a container may do, whom it belongs to, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.conftest import Models
+from integration.sandbox import Sandbox
+from servewright import docker_runtime, engine, launching, pipeline, processes, registry, runs
+from servewright.engine import Engine
+
+Need = Callable[[str, str], None]
+BACKENDS = {"torchserve": "torchscript", "tfserving": "saved_model"}
+
+
+@pytest.fixture
+def where(need: Need) -> Engine:
+    """Return the engine, where there is one with the images."""
+    for backend in BACKENDS:
+        need(backend, "docker")
+    return engine.connect()
+
+
+@contextmanager
+def served(box: Sandbox, spec: Path, backend: str, name: str = "served") -> Iterator[dict[str, Any]]:
+    """Keep a server up for as long as the block lasts, and yield what `up` says of it."""
+    record = box.json("up", str(spec), "--backend", backend, "--runtime", "docker", "--name", name, "--json")
+    try:
+        yield record
+    finally:
+        box.run("down", name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_container_may_do_little(backend: str, models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """As the engine has it: no root, no capabilities, nothing writable but tmpfs, limits, and loopback alone."""
+    spec = models.spec(tmp_path / "digits.yaml", BACKENDS[backend], extra="limits: {memory: 3GiB, cpus: 1.5}\n")
+    with served(box, spec, backend) as record:
+        found = where.api.inspect_container(record["container"])
+        host, config = found["HostConfig"], found["Config"]
+        assert config["User"].partition(":")[0] not in ("", "0", "root")
+        assert (host["Privileged"], host["ReadonlyRootfs"], host["Init"]) == (False, True, True)
+        assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], None)
+        assert host["SecurityOpt"] == ["no-new-privileges"]
+        assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (3 * 2**30, 3 * 2**30, 1_500_000_000)
+        assert 0 < host["PidsLimit"] < 100_000
+        assert host["RestartPolicy"]["Name"] in ("", "no")
+        assert [mount for mount in found["Mounts"] if mount["Type"] == "bind" and mount["RW"]] == []
+        assert {bound["HostIp"] for ports in found["NetworkSettings"]["Ports"].values() for bound in ports or []} == {
+            "127.0.0.1"
+        }
+        assert found["NetworkSettings"]["Ports"].keys() == host["PortBindings"].keys()
+        assert set(config["Labels"]) >= {docker_runtime.RUN, docker_runtime.OWNER, docker_runtime.DEADLINE}
+        # Nothing was relaxed for an image of ours, and the record says so.
+        assert [note for note in record["notes"] if note.startswith("relaxed")] == []
+        assert record["image"]["image_id"] == found["Image"]
+        # From within: who the server is, and that it cannot gain anything.
+        container = registry_handle(record, where)
+        status = container.file(f"/proc/{server_pid(container)}/status").read_bytes().decode()
+        values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert values["Uid"].split()[0] != "0"
+        assert {int(values[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert values["NoNewPrivs"] == "1"
+
+
+def registry_handle(record: dict[str, Any], where: Engine) -> Any:
+    """Return the container of a record."""
+    from servewright.containers import Container
+
+    return Container(where, record["container"], Path(record["log"]))
+
+
+def server_pid(container: Any) -> int:
+    """Return the number that the watched server has inside: the init starts the watch, and this the server."""
+    pid = 1
+    for _ in range(2):
+        pid = int(container.file(f"/proc/{pid}/task/{pid}/children").read_bytes().split()[0])
+    return pid
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stop_is_quick_and_clean(backend: str, models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """A stop reaches the server, which ends by itself within seconds: no kill ten seconds later."""
+    spec = models.spec(tmp_path / "digits.yaml", BACKENDS[backend])
+    with served(box, spec, backend) as record:
+        start = time.monotonic()
+        where.api.stop(record["container"], timeout=30)
+        took_s = time.monotonic() - start
+        assert took_s < 10
+        assert where.api.inspect_container(record["container"])["State"]["ExitCode"] != 137
+
+
+def test_files_that_only_we_may_read_are_served(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """Models that nobody else may read are read by the container's user nevertheless, and stay as they were."""
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model", extra="")
+    private = [path for path in (tmp_path / "keras").rglob("*") if path.is_file()]
+    for path in private:
+        content = path.read_bytes()
+        path.unlink()  # a link to what other tests read
+        path.write_bytes(content)
+        path.chmod(0o600)
+    done = box.run("verify", str(spec), "--runtime", "docker", "--no-parity")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+
+
+def test_a_killed_command_takes_its_container_along(
+    models: Models, tmp_path: Path, box: Sandbox, where: Engine
+) -> None:
+    """After SIGKILL the container ends by itself, at once; the next command removes it and the folders."""
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    command = box.start("verify", str(spec), "--runtime", "docker")
+    processes.wait_until(lambda: bool(box.running()), within_s=60, what="the container runs")
+    os.kill(command.pid, signal.SIGKILL)
+    command.communicate()
+    processes.wait_until(lambda: not box.running(), within_s=20, what="the container ends")
+    assert box.left()
+    assert box.run("ps").returncode == 0
+    assert box.left() == []
+
+
+def test_a_deadline_ends_a_container(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """A container whose owner is stuck ends at its deadline, by itself."""
+    box.deadline = "8s"
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    command = box.start("verify", str(spec), "--runtime", "docker")
+    processes.wait_until(lambda: bool(box.running()), within_s=60, what="the container runs")
+    os.kill(command.pid, signal.SIGSTOP)  # its connections stay open
+    try:
+        processes.wait_until(lambda: not box.running(), within_s=30, what="the container ends")
+    finally:
+        os.kill(command.pid, signal.SIGKILL)
+        command.communicate()
+
+
+def test_a_sweep_spares_the_living(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """Another command's sweep leaves a run alone that lives, a server that stays, and what is not this user's."""
+    box.deadline = "10min"
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    stranger = where.api.create_container(
+        launching.image_for(registry.get("tfserving")),
+        entrypoint=["true"],
+        labels={
+            docker_runtime.RUN: str(box.folder / "tmp" / "servewright-run-elsewhere"),
+            docker_runtime.OWNER: "another-machine:0:0",
+            docker_runtime.DEADLINE: f"{time.time() + 3600:.0f}",
+        },
+    )["Id"]
+    with served(box, spec, "tfserving"):
+        command = box.start("verify", str(spec), "--runtime", "docker")
+        processes.wait_until(lambda: len(box.running()) == 2, within_s=60, what="both run")
+        assert box.run("ps").returncode == 0
+        assert len(box.running()) == 2
+        output, _ = command.communicate(timeout=120)
+        assert command.returncode == 0, output
+        assert stranger in [found["Id"] for found in box.containers()]
+    where.api.remove_container(stranger)
+
+
+def test_a_stranger_past_its_deadline_is_swept(box: Sandbox, where: Engine) -> None:
+    """What another machine or user left is removed once its deadline is long past."""
+    where.api.create_container(
+        launching.image_for(registry.get("tfserving")),
+        entrypoint=["true"],
+        labels={
+            docker_runtime.RUN: str(box.folder / "tmp" / "servewright-run-elsewhere"),
+            docker_runtime.OWNER: "another-machine:0:0",
+            docker_runtime.DEADLINE: f"{time.time() - 3600:.0f}",
+        },
+    )
+    assert len(box.containers()) == 1
+    assert box.run("ps").returncode == 0
+    assert box.containers() == []
+
+
+def test_two_runs_at_once(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """Two runs of one spec do not meet: ports, names and folders are each one's own."""
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    box.deadline = "10min"
+    both = [box.start("verify", str(spec), "--runtime", "docker", "--no-parity") for _ in range(2)]
+    for command in both:
+        output, _ = command.communicate(timeout=180)
+        assert command.returncode == 0, output
+    assert box.left() == []
+
+
+def test_a_fixed_port_that_is_taken(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """A port of the spec that another program has is exit 4, names the port, and leaves nothing."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+        fleet = tmp_path / "fleet.yaml"
+        fleet.write_text(f"servewright: 1\nfleet: digits\nserver: {{ports: {{http: {port}}}}}\nmodels: [{spec.name}]\n")
+        done = box.run("verify", str(fleet), "--runtime", "docker")
+    assert done.returncode == 4, done.stderr
+    assert str(port) in done.stderr
+    assert "stop what listens there" in done.stderr
+    assert box.left() == []
+
+
+def test_an_image_that_is_not_there(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """An image that is neither here nor pullable is exit 3, with both ways out; `auto` passes it over silently."""
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    nowhere = "127.0.0.1:9/nobody/nothing:1.0"
+    done = box.run("verify", str(spec), "--runtime", "docker", "--image", nowhere)
+    assert done.returncode == 3
+    assert nowhere in done.stderr
+    assert "--image" in done.stderr
+    assert "--runtime" in done.stderr
+    box.variables["SERVEWRIGHT_TFSERVING_IMAGE"] = nowhere
+    done = box.run("verify", str(spec), "--no-parity", "--json", str(tmp_path / "report.json"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["runtime"] != "docker"
+    assert any(nowhere in note for note in report["notes"])
+
+
+def test_an_image_without_the_server(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
+    """An image of something else is refused with the program that it lacks, and leaves nothing."""
+    spec = models.spec(tmp_path / "digits.yaml", "torchscript")
+    image = launching.image_for(registry.get("tfserving"))
+    done = box.run("verify", str(spec), "--runtime", "docker", "--image", image)
+    assert done.returncode in (2, 4)
+    assert "torchserve" in done.stderr
+    assert box.left() == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_dead_server_is_told_at_once(
+    backend: str, models: Models, tmp_path: Path, where: Engine, monkeypatch: pytest.MonkeyPatch, box: Sandbox
+) -> None:
+    """A server that dies while it is awaited is reported in under 2 s, with its last lines."""
+    monkeypatch.setenv("TMPDIR", str(box.folder / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    spec = models.spec(tmp_path / "digits.yaml", BACKENDS[backend])
+    fleet = pipeline.load(spec)
+    chosen = registry.get(backend)
+    with runs.running() as run:
+        artifact = pipeline.package(fleet, chosen, run.folder / "artifact")
+        choice = launching.choose(chosen, "docker", image=launching.image_for(chosen, fleet))
+        start_server = type(choice.launcher).start
+        died: list[float] = []
+
+        def start_and_kill(self: Any, *given: Any, **named: Any) -> Any:
+            server = start_server(self, *given, **named)
+            processes.wait_until(lambda: bool(server.log_tail()), within_s=30, what="the server prints")
+            where.api.kill(server.handle.id)
+            died.append(time.monotonic())
+            return server
+
+        monkeypatch.setattr(type(choice.launcher), "start", start_and_kill)
+        with pytest.raises(launching.LaunchError) as caught:
+            launching.start(fleet, chosen, artifact, choice)
+        assert time.monotonic() - died[0] < 2
+    assert "killed by signal 9" in str(caught.value)
+    assert caught.value.log_tail
+    assert box.left() == []
