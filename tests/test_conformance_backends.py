@@ -240,6 +240,24 @@ class TestPlanning:
         return isinstance(found, Program) and bool(found.argv)
 
 
+def test_a_flag_of_the_spec_beats_the_plans_own(workshop: Workshop) -> None:
+    """Loads that fail are not retried, unless a spec asks for it: a flag given twice would lose one silently."""
+    backend = registry.get("tfserving")
+    for flags, wanted in (({}, "0"), ({"max_num_load_retries": 3}, "3")):
+        fleet = workshop.fleet(workshop.values(backend, tfserving={"flags": flags}))
+        words = [word for word in backend.plan(fleet, backend.home).argv if word.startswith("--max_num_load_retries")]
+        assert words == [f"--max_num_load_retries={wanted}"]
+
+
+def test_models_of_one_server_share_its_environment(workshop: Workshop) -> None:
+    """Two specs that set one variable differently are refused: one of them would lose."""
+    backend = registry.get("torchserve")
+    one, two = (workshop.values(backend, name=f"m{text}", torchserve={"environment": {"A": text}}) for text in "xy")
+    with pytest.raises(SpecError, match="one server has one value: make them equal"):
+        backend.plan(workshop.fleet(one, two), backend.home)
+    assert backend.plan(workshop.fleet(one, one | {"name": "other"}), backend.home).environment["A"] == "x"
+
+
 def test_concurrency_is_bounded_by_the_queue(workshop: Workshop, backend: Backend) -> None:
     """No more requests are sent at once than the server takes in."""
     small = workshop.document(workshop.values(backend, batching={"max_size": 2, "max_delay": "1ms", "queue": 2})).spec

@@ -39,8 +39,10 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
     """Return how to start the server for ``fleet`` at ``site``."""
     specs = [document.spec for document in fleet.models]
     present = set(texts.views(fleet, site))
-    # A load that fails stays failed: five retries, a minute apart, would only hide the cause.
-    words = [*texts.flag_words(fleet, site, present=present), "--max_num_load_retries=0"]
+    words = texts.flag_words(fleet, site, present=present)
+    if "max_num_load_retries" not in flags.read(words):
+        # A load that fails stays failed: five retries, a minute apart, would only hide the cause.
+        words.append("--max_num_load_retries=0")
     return LaunchPlan(
         backend=keys.NAME,
         image=f"tensorflow/serving:{keys.target(specs[0])}" + ("-gpu" if specs[0].device != "cpu" else ""),

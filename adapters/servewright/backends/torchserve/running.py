@@ -56,8 +56,7 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
     environment = process.environment(run=site.run, config=config)
     if threads := shared_threads(fleet):
         environment["OMP_NUM_THREADS"] = str(threads)
-    for spec in specs:
-        environment |= keys.options(spec).environment
+    environment |= fleet.agreed(f"{keys.NAME}.environment", lambda spec: keys.options(spec).environment)
     startup_s = max((spec.limits.startup_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) / 1e6 for spec in specs)
     gpu = any(spec.device != "cpu" for spec in specs)
     release = specs[0].target.get(keys.NAME, keys.DEFAULT_TARGET)
