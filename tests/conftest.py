@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 
 import servewright
 from servewright import registry, specfile
@@ -89,6 +89,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return registry.get(request.param)
 
 
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Return values as JSON that is YAML too: PyYAML leaves texts bare that YAML 1.2 takes for numbers, such as 0e0."""
+    text = json.dumps(dict(values), ensure_ascii=False, indent=2)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 class Workshop:
     """A folder with hollow models of every format, and specs about them."""
 
@@ -152,10 +158,10 @@ class Workshop:
         np.savez(self.folder / name, **{key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
 
     def write(self, content: Mapping[str, Any] | str | bytes, name: str = "spec.yaml") -> Path:
-        """Write a spec file: values as YAML, text and bytes as they are."""
+        """Write a spec file: values as `as_yaml` does, text and bytes as they are."""
         path = self.folder / name
         if isinstance(content, Mapping):
-            content = yaml.safe_dump(dict(content), sort_keys=False)
+            content = as_yaml(content)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 

@@ -227,7 +227,7 @@ class TestNoString:
         """Rendered files mean just what the spec says, and hold as many settings as it has."""
         values = workshop.values(backend, batching={"max_size": 4, "max_delay": "1ms"}, **changes)
         assume("$$" not in str(values["torchserve"]["properties"]))
-        _assert_shape(render(_fleet(workshop, values), backend), backend, values)
+        _assert_shape(render(workshop.fleet(values), backend), backend, values)
 
     @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(changes=hostile(ANY))
@@ -237,16 +237,11 @@ class TestNoString:
         """What a server's format cannot hold is refused, with its path in the spec."""
         values = workshop.values(backend, batching={"max_size": 4, "max_delay": "1ms"}, **changes)
         try:
-            texts = render(_fleet(workshop, values), backend)
+            texts = render(workshop.fleet(values), backend)
         except SpecError as error:
             _assert_placed(error)
         else:
             _assert_shape(texts, backend, values)
-
-
-def _fleet(workshop: Workshop, values: dict[str, Any]) -> Any:
-    # As YAML: JSON's escapes for characters beyond the first plane are not YAML's.
-    return workshop.fleet(yaml.safe_dump(values, sort_keys=False, width=10**6))
 
 
 def _assert_placed(error: SpecError) -> None:
