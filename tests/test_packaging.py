@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -197,6 +196,15 @@ setattr(packaging, place, die)
 pipeline.package(pipeline.load(Path(spec)), registry.get(backend), Path(out))
 """
 
+PACKAGED = """
+import sys
+from pathlib import Path
+from servewright import pipeline, registry
+
+spec, backend, out = sys.argv[1:]
+print(pipeline.package(pipeline.load(Path(spec)), registry.get(backend), Path(out)).digest)
+"""
+
 
 class TestInterruption:
     """What ends in the middle."""
@@ -217,15 +225,13 @@ class TestInterruption:
     def test_by_another_packager_disturbs_neither(self, workshop: Workshop, backend: Backend) -> None:
         """Two that write one folder at once leave one whole artifact."""
         spec, out = workshop.write(workshop.rich_values(backend)), workshop.folder / "out"
-        with multiprocessing.get_context("spawn").Pool(3) as pool:
-            digests = pool.starmap(_package, [(spec, backend.name, out)] * 6)
-        assert len(set(digests)) == 1
+        command = [sys.executable, "-c", PACKAGED, spec, backend.name, out]
+        at_once = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        digests = [process.communicate(timeout=120)[0] for process in at_once]
+        assert [process.returncode for process in at_once] == [0] * 4
+        assert len(set(digests)) == 1 and digests[0]
         assert manifest.verify(out) == ()
         assert [path.name for path in workshop.folder.iterdir() if path.name.startswith(".")] == []
-
-
-def _package(spec: Path, backend: str, out: Path) -> str:
-    return pipeline.package(pipeline.load(spec), registry.get(backend), out).digest
 
 
 class TestMaterials:
