@@ -229,7 +229,8 @@ class TestInterruption:
         at_once = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
         digests = [process.communicate(timeout=120)[0] for process in at_once]
         assert [process.returncode for process in at_once] == [0] * 4
-        assert len(set(digests)) == 1 and digests[0]
+        assert len(set(digests)) == 1
+        assert digests[0]
         assert manifest.verify(out) == ()
         assert [path.name for path in workshop.folder.iterdir() if path.name.startswith(".")] == []
 
