@@ -1,0 +1,308 @@
+"""A study: what was asked, measured, predicted and concluded; the content of ``study.json``.
+
+Latencies are in milliseconds, rates in good answers per second,
+shares from 0 to 1; settings are named as the server names them, `Setting.keys` as the spec does.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from servewright.errors import InputError
+from servewright.load.arrivals import Arrivals
+from servewright.load.saturation import Slo
+from servewright.load.workload import Closed, Pace
+
+FORMAT: Final = 1
+FILE: Final = "study.json"
+
+Value: TypeAlias = int | float | str | tuple[int, ...]
+
+
+class Record(BaseModel):
+    """A part of a study: frozen, numbers finite; keys that a later version adds are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Settings = dict[str, Annotated[Value, BeforeValidator(_plain)]]
+
+
+class Machine(Record):
+    """Where it was measured: ``cores`` are those that this process may use, ``memory`` in bytes."""
+
+    cpu: str
+    cores: int
+    memory: int
+    system: str
+    python: str
+
+
+class Server(Record):
+    """What was measured, as the server says it; a stand-in proves only itself."""
+
+    backend: str
+    title: str
+    name: str
+    version: str
+    stand_in: bool
+    runtime: str
+
+
+class Subject(Record):
+    """Which model: ``spec`` is the path that was given, ``digest`` that of the spec's meaning."""
+
+    name: str
+    spec: str
+    digest: str
+
+
+class Load(Record):
+    """What is sent: a closed loop of ``concurrency`` callers, or an open one at ``rate`` with Poisson arrivals."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @classmethod
+    def of(cls, pace: Pace) -> Load:
+        """Return the load that ``pace`` is."""
+        return cls(concurrency=pace.concurrency) if isinstance(pace, Closed) else cls(rate=pace.rate)
+
+    @property
+    def pace(self) -> Pace:
+        """What the load generator and the simulation take."""
+        if self.concurrency is not None:
+            return Closed(concurrency=self.concurrency)
+        assert self.rate is not None
+        return Arrivals(rate=self.rate, poisson=True, seed=5)
+
+    def __str__(self) -> str:
+        return f"{self.concurrency} callers" if self.concurrency is not None else f"{self.rate:g}/s"
+
+
+class Goal(Record):
+    """What is asked: the promises, the load, and how much may be measured.
+
+    ``maximise``: ``rate`` finds the greatest rate within the promises, ``latency`` the smallest p99 at a rate that is
+    asked. ``loads``: those under which settings are compared, least first. ``margin``: a setting that could win by less
+    is not looked for.
+    """
+
+    maximise: Literal["rate", "latency"]
+    latency_ms: dict[str, float]
+    errors: float
+    loads: tuple[Load, ...]
+    budget: int
+    time_s: float | None = None
+    margin: float = 0.03
+    seed: int = 0
+
+    @property
+    def slo(self) -> Slo:
+        """The promises, as a measurement is held against them."""
+        return Slo(latency_ms=tuple(self.latency_ms.items()), errors=self.errors)
+
+
+class Knob(Record):
+    """One setting that is tuned: the server's name, the spec's key, what is tried, and what the spec has now."""
+
+    name: str
+    key: str
+    unit: str
+    values: tuple[Annotated[Value, BeforeValidator(_plain)], ...]
+    default: Annotated[Value, BeforeValidator(_plain)] | None
+    left_out: str = ""
+
+
+class Seen(Record):
+    """What users saw, or would see, in one measurement; latencies are ``None`` where nothing was answered."""
+
+    rate: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None = None
+    error_share: float = 0.0
+
+    def percentile_ms(self, share: float) -> float:
+        """Return one of the latencies, NaN where it is not known."""
+        found = {0.5: self.p50_ms, 0.9: self.p90_ms, 0.99: self.p99_ms, 0.999: self.p999_ms}[share]
+        return float("nan") if found is None else found
+
+
+Stage = Literal["calibrate", "verify", "default"]
+
+
+class Measured(Seen):
+    """A measurement, in the order tried.
+
+    ``unsafe`` says how the server failed under the setting, empty where it did not: then nothing else was seen.
+    ``broken`` is the first promise that it breaks, ``predicted`` what the model said of it before, ``client_bound`` why
+    the figures are the load generator's own.
+    """
+
+    index: int
+    stage: Stage
+    settings: Settings
+    load: Load
+    errors: dict[str, int] = Field(default_factory=dict)
+    seconds: float = 0.0
+    unsafe: str = ""
+    broken: str = ""
+    client_bound: str = ""
+    predicted: Seen | None = None
+
+
+class ServiceTime(Record):
+    """How long one request of so many rows takes alone, with a 95 % interval of the mean; a calibration point."""
+
+    rows: int
+    ms: float
+    low_ms: float
+    high_ms: float
+    requests: int = 0
+
+
+class Model(Record):
+    """The simulation that was fitted: its numbers by name, and how far off it is (a weighted log ratio)."""
+
+    values: dict[str, float]
+    error: float
+    rounds: int
+
+
+class Predicted(Record):
+    """The simulation's word on a setting under a load, corrected by what was measured near it."""
+
+    settings: Settings
+    load: Load
+    seen: Seen
+    holds: bool
+
+
+class Predictions(Record):
+    """The grid in short: how many settings, in how many seconds, and those that no other beats on rate and p99."""
+
+    settings: int
+    seconds: float
+    frontier: tuple[Predicted, ...]
+    best: tuple[Predicted, ...]
+
+
+class Winner(Record):
+    """What won: the setting, the spec's keys with their new values, and the measurement that says so."""
+
+    settings: Settings
+    keys: dict[str, Any]
+    measurement: int
+
+
+class Round(Record):
+    """The default and the winner, one after the other; ``first`` is which of them went first."""
+
+    index: int
+    first: Literal["default", "tuned"]
+    default: Seen
+    tuned: Seen
+
+
+class Comparison(Record):
+    """The winner against the default in alternation, under ``load``.
+
+    ``gain`` is the ratio of rates, or of p99 the other way round, as the geometric mean of the rounds, with its 95 %
+    interval. ``beats``: the whole interval lies above 1.
+    """
+
+    load: Load
+    of: Literal["rate", "latency"]
+    rounds: tuple[Round, ...]
+    gain: float
+    low: float
+    high: float
+    beats: bool
+
+
+class Diff(Record):
+    """What the winner changes: unified diffs of the spec and of each rendered file, by path."""
+
+    spec: str
+    files: dict[str, str]
+
+
+class Fleet(Record):
+    """How many replicas of the winner a rate needs; ``simulated``, not measured."""
+
+    rate: float
+    head_room: float
+    knee: float
+    replicas: int
+    each: float
+    p99_ms: float | None
+    simulated: Literal[True] = True
+
+
+class Study(Record):
+    """All of it: the content of ``study.json``.
+
+    ``state``: ``complete``; ``spent`` where the budget or the time ended first; ``interrupted`` by Ctrl-C;
+    ``nothing`` where no setting keeps the promises. ``conclusion`` is one sentence.
+    """
+
+    format: Literal[1] = 1
+    state: Literal["complete", "spent", "interrupted", "nothing"]
+    conclusion: str
+    began: str
+    ended: str
+    machine: Machine
+    versions: dict[str, str]
+    server: Server
+    subject: Subject
+    goal: Goal
+    knobs: tuple[Knob, ...]
+    default: Settings
+    service_times: tuple[ServiceTime, ...]
+    model: Model | None
+    predictions: Predictions | None
+    measurements: tuple[Measured, ...]
+    winner: Winner | None
+    comparison: Comparison | None
+    diff: Diff | None
+    plan: Fleet | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def load(path: Path) -> Study:
+    """Read ``study.json``, or the one in the folder ``path``."""
+    file = path / FILE if path.is_dir() else path
+    try:
+        return Study.model_validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        hint = "name a study; one that has not ended goes on with: servewright tune ... --resume"
+        raise InputError(f"{file} does not exist; {hint}") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}; check its permissions") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its start"
+        raise InputError(
+            f"{file} is no study of format {FORMAT}: {place}: {first['msg']}; name a study.json"
+        ) from error
+
+
+def text(study: Study) -> str:
+    """Return ``study`` as the text of ``study.json``."""
+    return json.dumps(study.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
