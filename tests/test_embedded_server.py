@@ -527,6 +527,16 @@ class TestStarting:
         assert not server.listens(server.grpc_port)
 
 
+def test_the_library_leaves_pythons_own_alone() -> None:
+    """What Python loads after TensorFlow's library, such as its OpenSSL, still finds its own symbols."""
+    program = (
+        "from servewright.backends.tfserving.embedded import capi; capi.library();"
+        "import hashlib, ssl; ssl.create_default_context(); print(hashlib.sha256(b'a').hexdigest()[:8])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "ca978112")
+
+
 class TestTls:
     """gRPC over TLS, with keys and certificates as text in the config file."""
 

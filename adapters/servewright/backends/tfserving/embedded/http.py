@@ -115,11 +115,9 @@ class Connection(asyncio.Protocol):
         self._open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Give up the answer that nobody will read."""
+        """Let the work go on: a model that computes cannot be stopped, and what it uses is held until then."""
         self._open.discard(self)
         self._writable.set()
-        if self._task is not None:
-            self._task.cancel()
 
     def pause_writing(self) -> None:
         """Wait with the next request: the client reads slowly."""

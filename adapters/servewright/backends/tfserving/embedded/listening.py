@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import ssl
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
-
-import grpc
 
 from servewright.backends.tfserving.embedded.config import read_text_message
 from servewright.backends.tfserving.embedded.flags import ServerFlags
+from servewright.backends.tfserving.embedded.grpc_server import GrpcServer
 from servewright.backends.tfserving.embedded.log import log
 from servewright.backends.tfserving.embedded.rpc import Services
 from servewright.backends.tfserving.embedded.status import invalid_argument
 
 BIND_VARIABLE: Final = "SERVEWRIGHT_EMBEDDED_BIND"
 _LAST_PORT: Final = 65535
+_MOST_STREAMS: Final = "grpc.max_concurrent_streams"
 
 
 def bind_address() -> str:
@@ -33,50 +36,50 @@ def channel_arguments(text: str) -> list[tuple[str, Any]]:
     return options
 
 
-def credentials(flags: ServerFlags) -> Any:
-    """Return the server's TLS credentials, or ``None``; raise `StatusError` for a file that cannot be used."""
+def tls(flags: ServerFlags) -> ssl.SSLContext | None:
+    """Return how gRPC is encrypted, or ``None``; raise `StatusError` for a file that cannot be used."""
     if not flags.ssl_config_file:
         return None
-    ssl = read_text_message("SSLConfig", flags.ssl_config_file)
-    if not ssl.server_key or not ssl.server_cert:
+    config = read_text_message("SSLConfig", flags.ssl_config_file)
+    if not config.server_key or not config.server_cert:
         raise invalid_argument(f"{flags.ssl_config_file} has no server_key or no server_cert; both are PEM text")
-    return grpc.ssl_server_credentials(
-        [(ssl.server_key.encode(), ssl.server_cert.encode())],
-        root_certificates=ssl.custom_ca.encode() or None,
-        require_client_auth=bool(ssl.client_verify),
-    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2"])
+    try:
+        with TemporaryDirectory() as folder:  # Python reads keys from files alone; nobody else can read these
+            key, cert = Path(folder, "key.pem"), Path(folder, "cert.pem")
+            key.write_text(config.server_key)
+            cert.write_text(config.server_cert)
+            context.load_cert_chain(cert, key)
+        if config.custom_ca:
+            context.load_verify_locations(cadata=config.custom_ca)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        log("E", "server.cc", f"{flags.ssl_config_file}: {error}")
+        raise invalid_argument("Failed to BuildAndStart gRPC server") from error
+    if config.client_verify:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
-async def start_grpc(flags: ServerFlags, services: Services, secret: Any) -> Any:
+async def start_grpc(flags: ServerFlags, services: Services, secret: ssl.SSLContext | None) -> GrpcServer:
     """Return a running gRPC server; raise `StatusError` where it cannot listen."""
-    options = [
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),
-        *channel_arguments(flags.grpc_channel_arguments),
-    ]
-    server = grpc.aio.server(options=options)
-    server.add_generic_rpc_handlers((services,))
-    places = []
-    if 0 < flags.port <= _LAST_PORT:
-        places.append(f"{_bracketed(bind_address())}:{flags.port}")
-    if flags.grpc_socket_path:
-        places.append(f"unix:{flags.grpc_socket_path}")
-    for place in places:
-        try:
-            bound = server.add_secure_port(place, secret) if secret else server.add_insecure_port(place)
-        except RuntimeError as error:
-            log("E", "server.cc", f"gRPC cannot listen at {place}: {error}")
-            raise invalid_argument("Failed to BuildAndStart gRPC server") from error
-        if not bound:
-            raise invalid_argument("Failed to BuildAndStart gRPC server")
-    await server.start()
-    if 0 < flags.port <= _LAST_PORT:
-        log("I", "server.cc", f"Running gRPC ModelServer at {places[0]} ...")
-    elif flags.port:
-        log("E", "server.cc", f"{flags.port} is no port; gRPC is not served")
-    if flags.grpc_socket_path:
-        log("I", "server.cc", f"Running gRPC ModelServer at UNIX socket {flags.grpc_socket_path} ...")
+    options = dict(channel_arguments(flags.grpc_channel_arguments))
+    for name in options.keys() - {_MOST_STREAMS}:
+        log("W", "servewright", f"Channel argument without effect here: {name}")
+    most = options.get(_MOST_STREAMS, 0)
+    server = GrpcServer(services, most_streams=most if isinstance(most, int) else 0)
+    try:
+        if 0 < flags.port <= _LAST_PORT:
+            await server.listen(bind_address(), flags.port, secret)
+            log("I", "server.cc", f"Running gRPC ModelServer at {_bracketed(bind_address())}:{flags.port} ...")
+        elif flags.port:
+            log("E", "server.cc", f"{flags.port} is no port; gRPC is not served")
+        if flags.grpc_socket_path:
+            await server.listen_at(flags.grpc_socket_path, secret)
+            log("I", "server.cc", f"Running gRPC ModelServer at UNIX socket {flags.grpc_socket_path} ...")
+    except OSError as error:
+        log("E", "server.cc", f"gRPC cannot listen: {error}")
+        raise invalid_argument("Failed to BuildAndStart gRPC server") from error
     return server
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -61,7 +60,7 @@ class Loader:
             self._batch(servable)
             if self.options.warm_up:
                 await warm_up(servable, self.metrics, iterations=self.options.warm_up_iterations)
-        except (StatusError, asyncio.CancelledError):
+        except Exception:  # not when cancelled: then the server ends, and a warm-up request may still be running
             await servable.unload()
             raise
         return servable

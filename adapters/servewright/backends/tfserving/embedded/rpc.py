@@ -1,4 +1,4 @@
-"""The gRPC services, on raw bytes: PredictionService, ModelService and, if asked for, the health service."""
+"""PredictionService, ModelService and, if asked for, the health service: messages in, messages out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from servewright import __version__
 from servewright.backends.tfserving import protos
 from servewright.backends.tfserving.embedded import STAND_IN_METADATA
 from servewright.backends.tfserving.embedded.batching import now_us
+from servewright.backends.tfserving.embedded.grpc_server import Call
 from servewright.backends.tfserving.embedded.inference import classify, multi_inference, regress
-from servewright.backends.tfserving.embedded.log import log
 from servewright.backends.tfserving.embedded.metrics import Metrics
 from servewright.backends.tfserving.embedded.model_service import model_metadata, model_status, reload_config
 from servewright.backends.tfserving.embedded.models import Models
@@ -25,14 +24,14 @@ from servewright.backends.tfserving.embedded.predict import predict, predict_sig
 from servewright.backends.tfserving.embedded.predict_wire import write_response
 from servewright.backends.tfserving.embedded.status import Code, StatusError, invalid_argument
 
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-_WHO: Final = ((STAND_IN_METADATA, __version__),)
+_WHO: Final = [(STAND_IN_METADATA.encode(), __version__.encode())]
+_SAYS_WHO: Final = {protos.GET_MODEL_METADATA, protos.GET_MODEL_STATUS, protos.RELOAD_CONFIG}
+_HEALTH_WATCH: Final = protos.HEALTH_CHECK.replace("/Check", "/Watch")
 _SERVING: Final = b"\x08\x01"
 _UNKNOWN_SERVICE: Final = b"\x08\x03"
 _HEALTHY: Final = ("", "ModelService", "PredictionService")
 _MOMENT_S: Final = 0.02
-_GRACE_S: Final = 0.01
-_LONGEST_DEADLINE_S: Final = 1e9  # no deadline is a very late one
+_GRACE_US: Final = 10_000
 
 Answer = Callable[[Any, "int | None"], Awaitable[bytes]]
 
@@ -46,73 +45,79 @@ class RpcOptions:
     check_method: bool = False
 
 
-class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds the answer to every method of the server."""
+class Services:
+    """Answers every method of the server."""
 
     def __init__(self, models: Models, metrics: Metrics, options: RpcOptions) -> None:
         self._models, self._metrics, self._options = models, metrics, options
         self._running = 0
         self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._handlers: dict[str, Any] = {
-            protos.PREDICT: self._handler("PredictRequest", self._predict),
-            protos.CLASSIFY: self._handler("ClassificationRequest", self._classify),
-            protos.REGRESS: self._handler("RegressionRequest", self._regress),
-            protos.MULTI_INFERENCE: self._handler("MultiInferenceRequest", self._multi_inference),
-            protos.GET_MODEL_METADATA: self._handler("GetModelMetadataRequest", self._metadata, introduces=True),
-            protos.GET_MODEL_STATUS: self._handler("GetModelStatusRequest", self._status, introduces=True),
-            protos.RELOAD_CONFIG: self._handler("ReloadConfigRequest", self._reload, introduces=True),
+        self._methods: dict[str, tuple[Callable[[bytes], Any], Answer]] = {
+            path: (protos.SCHEMA[message].FromString, answer)
+            for path, message, answer in (
+                (protos.PREDICT, "PredictRequest", self._predict),
+                (protos.CLASSIFY, "ClassificationRequest", self._classify),
+                (protos.REGRESS, "RegressionRequest", self._regress),
+                (protos.MULTI_INFERENCE, "MultiInferenceRequest", self._multi_inference),
+                (protos.GET_MODEL_METADATA, "GetModelMetadataRequest", self._metadata),
+                (protos.GET_MODEL_STATUS, "GetModelStatusRequest", self._status),
+                (protos.RELOAD_CONFIG, "ReloadConfigRequest", self._reload),
+                (protos.HEALTH_CHECK, "HealthCheckRequest", self._health),
+            )
+            if path != protos.HEALTH_CHECK or options.health
         }
-        if options.health:
-            self._handlers[protos.HEALTH_CHECK] = self._handler("HealthCheckRequest", self._health)
-            watch = protos.HEALTH_CHECK.replace("/Check", "/Watch")
-            self._handlers[watch] = grpc.unary_stream_rpc_method_handler(_watch_health)
 
-    def service(self, handler_call_details: Any) -> Any:
-        """Return what answers a call; unknown methods are refused without words, as by the real server."""
-        return self._handlers.get(handler_call_details.method, _UNIMPLEMENTED)
+    def metadata(self, method: str) -> list[tuple[bytes, bytes]]:
+        """Return what is sent ahead of an answer: what this server is, where a method is not about speed."""
+        return _WHO if method in _SAYS_WHO else []
 
-    def _handler(self, message: str, answer: Answer, *, introduces: bool = False) -> Any:
-        """Return a handler that parses a request, counts it against the threads, and turns errors into codes.
+    def streams(self, method: str) -> bool:
+        """Tell whether a method answers with more than one message."""
+        return method == _HEALTH_WATCH and self._options.health
 
-        ``introduces`` sends ahead of the answer what this server is.
+    def waits(self, method: str) -> bool:
+        """Tell whether a method only waits: for the models of a new config."""
+        return method == protos.RELOAD_CONFIG
+
+    async def answer(self, call: Call) -> bytes:
+        """Return the answer to a call; raise `StatusError`.
+
+        Unknown methods and broken messages are refused without words, as by the real server.
         """
-        parse = protos.SCHEMA[message].FromString
-
-        async def handle(data: bytes, context: Any) -> bytes:
-            if self._running >= self._options.calls and not await self._soon():
-                await _refuse(context, Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-            self._running += 1
+        known = self._methods.get(call.method)
+        if known is None:
+            raise StatusError(Code.UNIMPLEMENTED, "")
+        # The client's own clock ends its wait; TensorFlow's ends the work a moment later.
+        deadline = None if call.timeout_us is None else now_us() + call.timeout_us + _GRACE_US
+        if self._running >= self._options.calls and not await self._soon():
+            raise StatusError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        self._running += 1
+        try:
+            parse, answer = known
             try:
-                if introduces:
-                    await context.send_initial_metadata(_WHO)
-                try:
-                    request = parse(data)
-                except DecodeError:
-                    await _refuse(context, Code.INTERNAL, "")
-                    raise
-                left = context.time_remaining()
-                # The client's own clock ends its wait; TensorFlow's ends the work a moment later.
-                deadline = None
-                if left is not None and left < _LONGEST_DEADLINE_S:
-                    deadline = now_us() + int((left + _GRACE_S) * 1e6)
-                try:
-                    return await answer(request, deadline)
-                except StatusError as error:
-                    await _refuse(context, error.code, error.details)
-                    raise
-                except Exception as error:  # a mistake of ours is this call's error, and nobody else's
-                    log("E", "servewright", f"{message} failed: {error!r}")
-                    await _refuse(context, Code.INTERNAL, repr(error))
-                    raise
-            finally:
-                self._running -= 1
-                while self._waiting and self._running < self._options.calls:
-                    waiter = self._waiting.popleft()
-                    if not waiter.done():
-                        waiter.set_result(True)
-                        break
+                request = parse(call.data)
+            except DecodeError:
+                raise StatusError(Code.INTERNAL, "") from None
+            return await answer(request, deadline)
+        finally:
+            self._running -= 1
+            self._let_one_in()
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+    async def stream(self, call: Call) -> AsyncIterator[bytes]:
+        """Yield the health of a service: it changes with the end of the server alone."""
+        try:
+            service = protos.HealthCheckRequest.FromString(call.data).service
+        except DecodeError:
+            raise StatusError(Code.INTERNAL, "") from None
+        yield _SERVING if service in _HEALTHY else _UNKNOWN_SERVICE
+        await asyncio.Event().wait()
+
+    def _let_one_in(self) -> None:
+        while self._waiting and self._running < self._options.calls:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(True)
+                return
 
     async def _soon(self) -> bool:
         """Wait a moment for a call to end; tell whether one did.
@@ -143,17 +148,9 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
         except StatusError as error:
             self._metrics.requests.add(spec.name, error.code.name)
             raise
-        except asyncio.CancelledError:
-            self._count_abandoned(spec.name, deadline_us)
-            raise
         answer = write_response(results, signature.spec)
         self._count(spec.name, "Predict", started)
         return answer
-
-    def _count_abandoned(self, model: str, deadline_us: int | None) -> None:
-        """Count a call whose client has gone: the real server finds out when the model has run."""
-        late = deadline_us is not None and now_us() >= deadline_us - int(2 * _GRACE_S * 1e6)
-        self._metrics.requests.add(model, "DEADLINE_EXCEEDED" if late else "OK")
 
     def _count(self, model: str, api: str, started: int) -> None:
         spent = (time.monotonic_ns() - started) // 1000
@@ -172,9 +169,6 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
                 )
         except StatusError as error:
             self._metrics.requests.add(spec.name, error.code.name)
-            raise
-        except asyncio.CancelledError:
-            self._count_abandoned(spec.name, deadline_us)
             raise
         self._count(spec.name, api, started)
         data: bytes = response.SerializeToString()
@@ -222,26 +216,3 @@ class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
 def _give_up(waiter: asyncio.Future[bool]) -> None:
     if not waiter.done():
         waiter.set_result(False)
-
-
-async def _refuse(context: Any, code: Code, details: str) -> None:
-    """End a call with an error."""
-    await context.abort(_CODES[int(code)], details)
-
-
-async def _unimplemented(data: bytes, context: Any) -> bytes:  # noqa: ARG001
-    await _refuse(context, Code.UNIMPLEMENTED, "")
-    return b""
-
-
-async def _watch_health(data: bytes, context: Any) -> AsyncIterator[bytes]:
-    try:
-        request = protos.HealthCheckRequest.FromString(data)
-    except DecodeError:
-        await _refuse(context, Code.INTERNAL, "")
-        return
-    yield _SERVING if request.service in _HEALTHY else _UNKNOWN_SERVICE
-    await asyncio.Event().wait()  # nothing changes until the server or the client ends
-
-
-_UNIMPLEMENTED: Final = grpc.unary_unary_rpc_method_handler(_unimplemented)

@@ -13,8 +13,9 @@ from servewright.backends.tfserving.embedded import EMULATED_VERSION
 from servewright.backends.tfserving.embedded.batching import BatchPool
 from servewright.backends.tfserving.embedded.config import read_text_message
 from servewright.backends.tfserving.embedded.flags import CommandLine, ServerFlags
+from servewright.backends.tfserving.embedded.grpc_server import GrpcServer
 from servewright.backends.tfserving.embedded.http import HttpServer
-from servewright.backends.tfserving.embedded.listening import bind_address, channel_arguments, credentials, start_grpc
+from servewright.backends.tfserving.embedded.listening import bind_address, channel_arguments, start_grpc, tls
 from servewright.backends.tfserving.embedded.loading import Loader
 from servewright.backends.tfserving.embedded.log import log
 from servewright.backends.tfserving.embedded.metrics import Metrics
@@ -75,7 +76,7 @@ class _Running:
         cpus = os.cpu_count() or 1
         self._workers = Workers(4 * cpus, "model", loop)
         self._background = Workers(4 * cpus, "load", loop)
-        self._grpc: Any = None
+        self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
         self._config_polling: asyncio.Task[None] | None = None
         batching = settings.load.batching
@@ -97,7 +98,7 @@ class _Running:
     async def start(self) -> None:
         """Load the models, and open the ports once all of them are there."""
         flags = self._flags
-        secret = credentials(flags)
+        secret = tls(flags)
         channel_arguments(flags.grpc_channel_arguments)
         await self._models.reload(self._settings.config)
         if flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
