@@ -36,7 +36,8 @@ FLOORS = (
     ("stages",),
     ("registry",),
     ("pipeline", "doctor", "demo", "linting"),
-    ("cli",),
+    ("serving",),
+    ("cli", "pytest_plugin"),
     ("__main__",),
 )
 # Where a foreign library may be imported, and nowhere else; a backend's own servers and stubs are its own affair.
@@ -48,6 +49,7 @@ HOMES = {
     "click": {"servewright.cli"},
     "rich": {"servewright.cli"},
     "yaml": {"servewright.yamltext"},
+    "pytest": {"servewright.pytest_plugin"},
 }
 VAGUE = re.compile(r"(manager|helper|util|utils|base|common|misc|core|stuff)s?")
 

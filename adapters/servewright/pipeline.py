@@ -42,7 +42,7 @@ def backend_for(fleet: Fleet, name: str | None) -> Backend:
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(backend.name for backend in fitting) or ", ".join(registry.names())
-    raise InputError(f"{fleet.name} could go to {names}; choose one with --backend")
+    raise InputError(f"{fleet.name} could go to {names}; choose one with --backend, in Python with backend=")
 
 
 def _has_models(fleet: Fleet, backend: Backend) -> bool:
@@ -128,7 +128,7 @@ def verify(
     # Before anything is made: what is wrong with the input, and what is missing on this machine.
     check(fleet, backend, trust=wishes.trust)
     runs.sweep()
-    choice = _choice(fleet, backend, wishes.runtime, wishes.image, on_pull)
+    choice = choice_for(fleet, backend, wishes.runtime, wishes.image, on_pull)
     with _artifact_folder(wishes.output) as folder:
         on_stage("package")
         with watch.timing("package"):
@@ -149,7 +149,14 @@ def verify(
     )  # fmt: skip
 
 
-def _choice(fleet: Fleet, backend: Backend, runtime: str, image: str | None, on_pull: PullListener) -> Choice:
+def choice_for(
+    fleet: Fleet,
+    backend: Backend,
+    runtime: str,
+    image: str | None,
+    on_pull: PullListener = lambda _share, _what: None,
+) -> Choice:
+    """Return how ``fleet`` can be run here; `UnavailableError` says what is missing."""
     from servewright import launching
 
     # Whoever names an image wants it run.
@@ -311,7 +318,7 @@ def up(
 
     check(fleet, backend, trust=trust)
     runs.sweep()
-    choice = _choice(fleet, backend, runtime, image, on_pull)
+    choice = choice_for(fleet, backend, runtime, image, on_pull)
     with state.claimed(name or fleet.name) as folder:
         on_stage("package")
         artifact = _packaged(fleet, backend, folder / "artifact", packed=False, trust=trust)

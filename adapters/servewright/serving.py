@@ -1,0 +1,156 @@
+"""A server for as long as a block lasts: what the pytest plugin, notebooks and scripts use.
+
+```python
+with serve("digits.yaml", backend="torchserve") as server:
+    scores = server.predict({"image": images})["scores"]
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from servewright.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from servewright.backend import Backend, Client, Tensors, Transport
+    from servewright.fleet import Fleet
+    from servewright.server import RunningServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Served:
+    """A server that serves a spec: predictions by name, its addresses, and its log."""
+
+    name: str
+    models: tuple[str, ...]
+    server: RunningServer = field(repr=False)
+    client: Client = field(repr=False)
+
+    @property
+    def backend(self) -> str:
+        """Which kind of server it is."""
+        return self.server.backend
+
+    @property
+    def runtime(self) -> str:
+        """What runs it: docker, process or embedded."""
+        return self.server.runtime
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The addresses as ``host:port`` by name: http, grpc, and what else the server has."""
+        return dict(self.server.endpoints)
+
+    @property
+    def url(self) -> str:
+        """Where it answers HTTP, for requests of one's own: ``http://host:port``."""
+        return f"http://{self.server.endpoints['http']}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that let a request of one's own in: a token that is valid now, where the server wants one."""
+        from servewright import registry
+
+        return dict(registry.get(self.backend).credentials(self.client))
+
+    def predict(
+        self, inputs: Tensors, *, model: str | None = None, transport: Transport = "http", timeout_s: float = 30.0
+    ) -> dict[str, NDArray[np.generic]]:
+        """Return the outputs by name; every array has the batch axis first.
+
+        ``model`` may be left out where there is one. Raises `ServerAnswerError` where the server refuses.
+        """
+        wanted, *others = self.models if model is None else (model,)
+        if others:
+            raise InputError(f"{self.name} serves {', '.join(self.models)}; say which: predict(..., model=...)")
+        return self.client.predict(wanted, inputs, transport=transport, timeout_s=timeout_s)
+
+    def alive(self) -> bool:
+        """Tell whether the server runs."""
+        return self.server.alive()
+
+    def log_tail(self, lines: int = 50) -> tuple[str, ...]:
+        """Return the last lines that the server printed."""
+        return self.server.log_tail(lines)
+
+
+@contextmanager
+def serve(
+    spec: Path | str,
+    *,
+    backend: str | None = None,
+    runtime: str = "auto",
+    image: str | None = None,
+    trust: bool = False,
+) -> Iterator[Served]:
+    """Package ``spec``, start its server, yield it when it serves, and stop it after the block.
+
+    The system chooses its ports, also where the spec names some: any number of servers run side by side.
+    ``image`` is for runtime docker, ``trust`` lets code run that the model's file holds. Raises `InputError` for what
+    is wrong in the spec, `UnavailableError` where nothing here can run it, and `LaunchError` where it does not start.
+    """
+    from servewright import launching, packaging, pipeline, runs
+
+    fleet, chosen = _asked_for(spec, backend)
+    pipeline.check(fleet, chosen, trust=trust)
+    runs.sweep()
+    choice = pipeline.choice_for(fleet, chosen, runtime, image)
+    with ExitStack() as ending:
+        run = ending.enter_context(runs.running())
+        artifact = packaging.package(fleet, chosen, run.folder / "artifact", packed=False, trust=trust)
+        server, client = launching.start(fleet, chosen, artifact, choice)
+        ending.callback(server.stop)
+        ending.callback(client.close)
+        models = tuple(document.spec.name for document in fleet.models)
+        yield Served(name=fleet.name, models=models, server=server, client=client)
+
+
+@contextmanager
+def kept(
+    spec: Path | str,
+    name: str,
+    *,
+    backend: str | None = None,
+    runtime: str = "auto",
+    image: str | None = None,
+    trust: bool = False,
+) -> Iterator[Served]:
+    """Do as `serve`, but leave the server running, called ``name``: ``servewright down NAME`` ends it."""
+    from servewright import pipeline
+
+    fleet, chosen = _asked_for(spec, backend)
+    pipeline.up(fleet, chosen, Path(spec), name=name, runtime=runtime, image=image, trust=trust)
+    with attached(name) as found:
+        yield found
+
+
+@contextmanager
+def attached(name: str) -> Iterator[Served]:
+    """Yield the server called ``name`` that `up` started; it is left running."""
+    from servewright import registry, state
+
+    record = state.find(name)
+    server = record.server()
+    client = registry.get(record.backend).connect(server)
+    try:
+        yield Served(name=record.name, models=record.models, server=server, client=client)
+    finally:
+        client.close()
+
+
+def _asked_for(spec: Path | str, backend: str | None) -> tuple[Fleet, Backend]:
+    """Return what ``spec`` says but for its ports, of which two servers could not both have one."""
+    from servewright import pipeline
+    from servewright.spec import ServerPorts
+
+    fleet = pipeline.load(Path(spec))
+    ports = fleet.server.model_copy(update={"ports": ServerPorts()})
+    return replace(fleet, server=ports), pipeline.backend_for(fleet, backend)
