@@ -13,6 +13,8 @@ SCRIPTS = (
     "predict_grpc.py",
     "packaging.py",
     "launch_overhead.py",
+    "load_client.py",
+    "load_tools.py",
     "embedded_throughput.py",
 )
 
