@@ -201,8 +201,10 @@ def _fail(
     metadata: list[tuple[bytes, bytes]] | None = None,
 ) -> None:  # fmt: skip
     trailers = _trailers(int(error.code), error.details)
-    if not started:
-        trailers = _HEAD + (encode(metadata) if metadata else b"") + trailers
+    if metadata:  # in a block of its own: metadata beside the status would be trailing metadata
+        connection.send_headers(stream, _HEAD + encode(metadata))
+    elif not started:
+        trailers = _HEAD + trailers
     connection.send_headers(stream, trailers, end=True)
 
 
