@@ -2,7 +2,8 @@
 
 ``python benchmarks/embedded_soak.py [--minutes 10]``. The most requests per second are measured first, in a closed
 loop; then gRPC and REST requests of both models are sent at half that rate, each at its own time. Memory is looked at
-every few seconds: it may not have grown from the first fifth to the last by more than 16 MiB. Exits 1 otherwise.
+every few seconds: it may not have grown from the first fifth to the last by more than 16 MiB. At the end SIGTERM comes
+while requests are under way: the server has to end within 2 seconds. Exits 1 otherwise.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from embedded_throughput import request
 from servewright.backends.tfserving import protos
 
 MOST_GROWTH = 16 << 20
+ENDS_WITHIN_S = 2.0
 THREADS = 32
 REST_BODY = json.dumps({"instances": [1.0, 2.0, 5.0]})
 
@@ -107,11 +109,21 @@ def main() -> None:
         fifth = len(memory) // 5
         first, final = statistics.median(memory[:fifth]), statistics.median(memory[-fifth:])
         files, threads = process.num_fds(), process.num_threads()
+        seen = Counter(client.seen)
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            for extra in range(20 * THREADS):
+                pool.submit(client.one, extra)
+            told = time.perf_counter()
+            process.terminate()
+            code = server.process.wait(30)
+            ended = time.perf_counter() - told
     finally:
         server.process.kill()
-    print(f"most {most:.0f}/s, sent {number} at {rate:.0f}/s for {arguments.minutes:g} min: {dict(client.seen)}")
+    print(f"most {most:.0f}/s, sent {number} at {rate:.0f}/s for {arguments.minutes:g} min: {dict(seen)}")
     print(f"memory {first / 2**20:.1f} -> {final / 2**20:.1f} MiB, {files} files, {threads} threads")
-    sys.exit(1 if set(client.seen) != {"OK"} or final - first > MOST_GROWTH else 0)
+    print(f"ended {ended:.2f} s after SIGTERM under load, with {code}")
+    wrong = set(seen) != {"OK"} or final - first > MOST_GROWTH or code != 0 or ended > ENDS_WITHIN_S
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

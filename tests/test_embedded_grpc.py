@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from servewright.backends.tfserving.embedded.grpc_server import Call, GrpcServer, percent_encoded, timeout_us
 from servewright.backends.tfserving.embedded.hpack import Decoder, HpackError, encode, huffman_decoded
 from servewright.backends.tfserving.embedded.http2 import PREFACE, frame
+from servewright.backends.tfserving.embedded.metrics import Metrics
+from servewright.backends.tfserving.embedded.rpc import RpcOptions, Services
 from servewright.backends.tfserving.embedded.status import Code, StatusError
 
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -473,6 +475,65 @@ class TestHpack:
         decoder.decode(b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000)
         with pytest.raises(HpackError, match="too large"):
             decoder.decode(b"\xbe" * 1000)
+
+
+class TestPlaces:
+    """As many calls run at once as there are threads; the others wait for a moment."""
+
+    def services(self, calls: int) -> tuple[Services, list[asyncio.Event], list[int]]:
+        """Return services with a method ``/n`` that waits for the event ``n``, and the order in which they began."""
+        models: Any = None  # no method here asks for one
+        services = Services(models, Metrics(), RpcOptions(calls=calls))
+        events, begun = [asyncio.Event() for _ in range(4)], list[int]()
+
+        def method(number: int) -> Callable[[Any, int | None], Awaitable[bytes]]:
+            async def wait(request: Any, deadline_us: int | None) -> bytes:
+                begun.append(number)
+                await events[number].wait()
+                return b"%d" % number
+
+            return wait
+
+        services._methods.update({f"/{number}": (bytes, method(number)) for number in range(4)})
+        return services, events, begun
+
+    def test_who_waits_longest_is_next(self) -> None:
+        """A call that comes when a place becomes free does not take it from one that waits for it."""
+
+        async def test() -> None:
+            services, events, begun = self.services(1)
+            first, second = (asyncio.ensure_future(services.answer(Call(f"/{at}", b"", None))) for at in (0, 1))
+            await asyncio.sleep(0)
+            for event in events:
+                event.set()
+            third = asyncio.ensure_future(services.answer(Call("/2", b"", None)))
+            assert await asyncio.gather(first, second, third) == [b"0", b"1", b"2"]
+            assert begun == [0, 1, 2]
+            assert await services.answer(Call("/3", b"", None)) == b"3"
+
+        asyncio.run(test())
+
+    def test_who_waits_too_long_is_refused(self) -> None:
+        """And those who are refused, or who leave, take no place away."""
+
+        async def test() -> None:
+            services, events, _ = self.services(2)
+            running = [asyncio.ensure_future(services.answer(Call(f"/{at}", b"", None))) for at in (0, 1)]
+            await asyncio.sleep(0)
+            left = asyncio.ensure_future(services.answer(Call("/3", b"", None)))
+            refused = asyncio.ensure_future(services.answer(Call("/2", b"", None)))
+            await asyncio.sleep(0)
+            left.cancel()
+            with pytest.raises(StatusError, match="RESOURCE_EXHAUSTED: Server Threadpool Exhausted"):
+                await refused
+            for event in events:
+                event.set()
+            assert await asyncio.gather(*running) == [b"0", b"1"]
+            again = [services.answer(Call(f"/{at}", b"", None)) for at in (2, 3)]
+            assert await asyncio.gather(*again) == [b"2", b"3"]
+            assert services._running == 0
+
+        asyncio.run(test())
 
 
 @pytest.mark.parametrize(

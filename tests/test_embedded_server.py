@@ -101,7 +101,7 @@ class Server:
     def web(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """Return status and JSON of a REST answer."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.rest_port}{path}", data, headers or {})
+        request = urllib.request.Request(f"http://127.0.0.1:{self.rest_port}{path}", data, dict(headers or {}))
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, json.loads(answer.read())
@@ -224,7 +224,7 @@ class TestServing:
         with pytest.raises(grpc.RpcError) as error:
             shared.call(protos.PREDICT, protos.PredictRequest(model_spec=spec, inputs=inputs), "PredictResponse")
         assert error.value.code().name == code
-        assert error.value.details().startswith(details)
+        assert str(error.value.details()).startswith(details)
 
     def test_counts_what_it_answers(self, start: Callable[..., Server], half: Path, tmp_path: Path) -> None:
         """The metrics page counts requests by model and status."""
@@ -403,6 +403,44 @@ class TestChanges:
         with pytest.raises(grpc.RpcError, match="Illegal to list model b multiple times"):
             server.reload(entry("b", half), entry("b", half))
         assert server.predict("b", [2]) == [3.0]
+
+    @pytest.mark.parametrize("way", ["call", "file"])
+    def test_a_bad_config_leaves_what_is_served(
+        self, start: Callable[..., Server], half: Path, tmp_path: Path, way: str
+    ) -> None:
+        """Whatever is wrong: all versions answer as before, nothing is loaded, and the next good one is taken."""
+        config, other = tmp_path / "models.config", half.parent / "other"
+        graphs.save_half_plus(half / "2", 3.0)
+        graphs.save_half_plus(other / "5", 9.0)
+        both = {"model_version_policy": {"all": {}}}
+        flag = write_config(config, entry("m", half, **both))
+        server = start(flag, "--model_config_file_poll_wait_seconds=1", "--max_num_load_retries=0").ready()
+        eventually(lambda: server.states("m") == {2: "AVAILABLE", 1: "AVAILABLE"})
+        bad: list[list[dict[str, Any]]] = [
+            [entry("m", half), entry("n", other), entry("n", other)],
+            [entry("m", other), {**entry("n", half), "base_path": "relative"}],
+            [entry("m", other), {**entry("n", other), "model_platform": "pytorch"}],
+            [entry("m", other), {"name": "n", "base_path": str(other)}],
+            [entry("m", half, version_labels={"stable": 7}), entry("n", other)],
+        ]
+        for models in bad if way == "call" else bad[-1:]:
+            if way == "call":
+                with pytest.raises(grpc.RpcError):
+                    server.reload(*models)
+            else:
+                write_config(config, *models)
+                eventually(lambda: "PollFilesystemAndReloadConfig failed to ReloadConfig" in server.log.read_text())
+            assert server.states("m") == {2: "AVAILABLE", 1: "AVAILABLE"}
+            assert server.predict("m", [2]) == [4.0]
+            assert server.predict("m", [2], version={"value": 1}) == [3.0]
+            with pytest.raises(grpc.RpcError, match="Servable not found for request: Latest\\(n\\)"):
+                server.predict("n", [2])
+        write_config(config, entry("n", other))
+        if way == "call":
+            server.reload(entry("n", other))
+        eventually(lambda: "Successfully loaded servable version {name: n version: 5}" in server.log.read_text())
+        assert server.predict("n", [2]) == [10.0]
+        eventually(lambda: server.states("m") == {2: "END", 1: "END"})
 
     def test_labels_point_to_versions_that_are_there(
         self, start: Callable[..., Server], half: Path, tmp_path: Path
@@ -598,7 +636,7 @@ class TestEnding:
             for _ in range(20):  # both are on their way by the time these are answered
                 server.call(protos.GET_MODEL_STATUS, page, "GetModelStatusResponse")
             server.process.send_signal(number)
-            assert server.process.wait(2) == 0
+            assert server.process.wait(20) == 0
             assert one.result() == [3.0]
             assert other.result()[0] == 200
         assert not server.listens(server.grpc_port)
@@ -609,4 +647,46 @@ class TestEnding:
         server = start(f"--model_base_path={tmp_path / 'm'}")
         eventually(lambda: "No versions of servable" in server.log.read_text())
         server.process.terminate()
-        assert server.process.wait(2) == 0
+        assert server.process.wait(20) == 0
+
+    def test_who_waits_for_long_is_not_waited_for(self, start: Callable[..., Server], tmp_path: Path) -> None:
+        """A request whose batch would come in an hour does not keep the server; its client is told."""
+        graphs.save_half_plus(tmp_path / "m" / "1", 2.0)
+        (tmp_path / "batching").write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 3600000000 }")
+        server = start(
+            "--model_name=m",
+            f"--model_base_path={tmp_path / 'm'}",
+            "--enable_batching=true",
+            f"--batching_parameters_file={tmp_path / 'batching'}",
+        ).ready()
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(server.predict, "m", [2])
+            other = pool.submit(server.web, "/v1/models/m:predict", {"instances": [2]})
+            page = protos.GetModelStatusRequest(model_spec={"name": "m"})
+            for _ in range(20):  # both are on their way by the time these are answered
+                server.call(protos.GET_MODEL_STATUS, page, "GetModelStatusResponse")
+            server.process.terminate()
+            assert server.process.wait(20) == 0
+            with pytest.raises(grpc.RpcError):
+                one.result(20)
+            with pytest.raises(OSError, match=r"."):
+                other.result(20)
+
+    def test_a_killed_server_leaves_nothing_but_its_port(
+        self, start: Callable[..., Server], half: Path, tmp_path: Path
+    ) -> None:
+        """No file and no process; and the next server has the port and the socket file at once."""
+        place = tmp_path / "temporary"
+        place.mkdir()
+        flags = ["--model_name=m", f"--model_base_path={half}", f"--grpc_socket_path={tmp_path / 's'}"]
+        first = start(*flags, env={"TMPDIR": str(place)}).ready()
+        assert first.predict("m", [2]) == [3.0]
+        first.process.kill()
+        first.process.wait()
+        assert list(place.iterdir()) == []
+        ports = [f"--port={first.grpc_port}", f"--rest_api_port={first.rest_port}"]
+        second = start(*flags, *ports)
+        second.grpc_port, second.rest_port = first.grpc_port, first.rest_port
+        second.ready()
+        eventually(lambda: "Running gRPC ModelServer at UNIX socket" in second.log.read_text())
+        assert first.predict("m", [2]) == [3.0]

@@ -30,7 +30,9 @@ _HEALTH_WATCH: Final = protos.HEALTH_CHECK.replace("/Check", "/Watch")
 _SERVING: Final = b"\x08\x01"
 _UNKNOWN_SERVICE: Final = b"\x08\x03"
 _HEALTHY: Final = ("", "ModelService", "PredictionService")
-_MOMENT_S: Final = 0.02
+_MOMENT_S: Final = 0.005
+_PATIENCE: Final = 4  # moments in which no call ends
+_LONGEST_WAIT: Final = 20  # moments in all
 _GRACE_US: Final = 10_000
 
 Answer = Callable[[Any, "int | None"], Awaitable[bytes]]
@@ -50,7 +52,7 @@ class Services:
 
     def __init__(self, models: Models, metrics: Metrics, options: RpcOptions) -> None:
         self._models, self._metrics, self._options = models, metrics, options
-        self._running = 0
+        self._running = self._ended = 0
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._methods: dict[str, tuple[Callable[[bytes], Any], Answer]] = {
             path: (protos.SCHEMA[message].FromString, answer)
@@ -89,9 +91,10 @@ class Services:
             raise StatusError(Code.UNIMPLEMENTED, "")
         # The client's own clock ends its wait; TensorFlow's ends the work a moment later.
         deadline = None if call.timeout_us is None else now_us() + call.timeout_us + _GRACE_US
-        if self._running >= self._options.calls and not await self._soon():
+        if self._running < self._options.calls:
+            self._running += 1
+        elif not await self._place():
             raise StatusError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-        self._running += 1
         try:
             parse, answer = known
             try:
@@ -100,8 +103,7 @@ class Services:
                 raise StatusError(Code.INTERNAL, "") from None
             return await answer(request, deadline)
         finally:
-            self._running -= 1
-            self._let_one_in()
+            self._leave_place()
 
     async def stream(self, call: Call) -> AsyncIterator[bytes]:
         """Yield the health of a service: it changes with the end of the server alone."""
@@ -112,26 +114,42 @@ class Services:
         yield _SERVING if service in _HEALTHY else _UNKNOWN_SERVICE
         await asyncio.Event().wait()
 
-    def _let_one_in(self) -> None:
-        while self._waiting and self._running < self._options.calls:
+    async def _place(self) -> bool:
+        """Wait for the place of a call that ends; tell whether there was one.
+
+        What comes in while the event loop is busy is seen here all at once, and by the real server one by one: as long
+        as calls end, the next ones are still to come. When none ends, all threads are held, and there is no place.
+        """
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._wait_on(waiter, self._ended, _PATIENCE, _LONGEST_WAIT)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.result():
+                self._leave_place()
+            raise
+
+    def _wait_on(self, waiter: asyncio.Future[bool], ended: int, patience: int, left: int) -> None:
+        """Look after each moment whether a wait has to end; where the machine gives us no time, a long one is one."""
+        if waiter.done():
+            return
+        if self._ended != ended:
+            patience = _PATIENCE
+        if not patience or not left:
+            waiter.set_result(False)
+            return
+        waiter.get_loop().call_later(_MOMENT_S, self._wait_on, waiter, self._ended, patience - 1, left - 1)
+
+    def _leave_place(self) -> None:
+        """Hand the place of a call that has ended to the one that waits longest, before any that comes now."""
+        self._ended += 1
+        while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(True)
                 return
-
-    async def _soon(self) -> bool:
-        """Wait a moment for a call to end; tell whether one did.
-
-        What comes in while the event loop is busy is seen here all at once, and by the real server one by one.
-        """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(waiter)
-        timer = loop.call_later(_MOMENT_S, _give_up, waiter)
-        try:
-            return await waiter and self._running < self._options.calls
-        finally:
-            timer.cancel()
+        self._running -= 1
 
     async def _predict(self, request: Any, deadline_us: int | None) -> bytes:
         started = time.monotonic_ns()
@@ -211,8 +229,3 @@ class Services:
         if request.service not in _HEALTHY:
             raise StatusError(Code.NOT_FOUND, "service name unknown")
         return _SERVING
-
-
-def _give_up(waiter: asyncio.Future[bool]) -> None:
-    if not waiter.done():
-        waiter.set_result(False)
