@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from servewright.fleet import Fleet
     from servewright.linting.linter import Linter
+    from servewright.rollout.plan import Rolling
     from servewright.server import RunningServer
     from servewright.spec import ModelSpec, ServerSettings, Signature
     from servewright.specfile import Document
@@ -299,6 +300,7 @@ class Backend:
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
         credentials: the headers that let a request in at this moment, asked for again before they expire.
         lint: the rules and readers of its files for the linter; `None` where it has none.
+        rolling: how live servers go from one version to the next; `None` where they cannot yet.
     """
 
     name: str
@@ -328,3 +330,4 @@ class Backend:
     credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}
     recipe: Callable[[Fleet | None, Site], Recipe] | None = None
     lint: Callable[[], Linter] | None = None
+    rolling: Callable[[], Rolling] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ def probe(
             yield Check(name, Status.PASS, f"{_shown(reading.found)} ({reading.source})")
     for document in fleet.models:
         prefix = f"{document.spec.name}: " if many else ""
-        for check in _model_checks(document, backend, client, reference_of):
+        for check in model_checks(document, backend, client, reference_of):
             yield Check(prefix + check.name, check.status, check.detail)
 
 
@@ -75,14 +75,24 @@ def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str) and not value else str(value)
 
 
-def _model_checks(
-    document: Document, backend: Backend, client: Any, reference_of: ReferenceOf | None
+def model_checks(
+    document: Document,
+    backend: Backend,
+    client: Any,
+    reference_of: ReferenceOf | None,
+    *,
+    transports: Sequence[Transport] = TRANSPORTS,
+    most_at_once: int = MOST_CONCURRENT,
 ) -> Iterator[Check]:
+    """Yield every check of one model, as it is made, over those ``transports`` that its server has.
+
+    ``most_at_once``: how many requests may be sent together to a server that has other work too.
+    """
     spec = document.spec
     yield _metadata(spec, backend, client)
     goldens = list(_goldens(document))
     for index, (golden, wanted, within) in enumerate(goldens):
-        for transport in TRANSPORTS:
+        for transport in transports:
             yield _checked(
                 f"golden[{index}] over {transport}",
                 lambda transport=transport, golden=golden, wanted=wanted, within=within: difference(  # type: ignore[misc]
@@ -92,11 +102,11 @@ def _model_checks(
             )
     known = goldens[0][0] if goldens else None
     sample = known or made_up(spec.signature, 3 if batchable(spec.signature) else 1, seed=SEED)
-    yield from _signature_kept(spec, client, sample)
+    yield from _signature_kept(spec, client, sample, transports)
     yield from _parity(document, client, sample, tolerance(spec), reference_of)
-    yield _repeatable(spec, client, sample)
-    for transport in TRANSPORTS:
-        yield batching_by_value(spec, backend, client, known, transport)
+    yield _repeatable(spec, client, sample, transports[0])
+    for transport in transports:
+        yield batching_by_value(spec, backend, client, known, transport, most=most_at_once)
 
 
 def tolerance(spec: ModelSpec) -> Tolerance:
@@ -150,8 +160,8 @@ def _listed(tensors: Iterable[TensorSpec]) -> str:
     return ", ".join(sorted(texts))
 
 
-def _signature_kept(spec: ModelSpec, client: Any, sample: Arrays) -> Iterator[Check]:
-    for transport in TRANSPORTS:
+def _signature_kept(spec: ModelSpec, client: Any, sample: Arrays, transports: Sequence[Transport]) -> Iterator[Check]:
+    for transport in transports:
         yield _checked(
             f"outputs over {transport}",
             lambda transport=transport: misfit(  # type: ignore[misc]
@@ -186,10 +196,10 @@ def _parity(
         )
 
 
-def _repeatable(spec: ModelSpec, client: Any, sample: Arrays) -> Check:
+def _repeatable(spec: ModelSpec, client: Any, sample: Arrays, transport: Transport) -> Check:
     def complaint() -> str:
-        first = client.predict(spec.name, sample)
-        second = client.predict(spec.name, sample)
+        first = client.predict(spec.name, sample, transport=transport)
+        second = client.predict(spec.name, sample, transport=transport)
         found = difference(second, first, Tolerance(rtol=1e-6, atol=1e-7))
         return (
             f"the same request gave two answers: {found}; is dropout or another training-only layer on?"
@@ -201,13 +211,19 @@ def _repeatable(spec: ModelSpec, client: Any, sample: Arrays) -> Check:
 
 
 def batching_by_value(
-    spec: ModelSpec, backend: Backend, client: Any, known: Arrays | None, transport: Transport
+    spec: ModelSpec,
+    backend: Backend,
+    client: Any,
+    known: Arrays | None,
+    transport: Transport,
+    *,
+    most: int = MOST_CONCURRENT,
 ) -> Check:
     """Send different requests at once: each must get its own answer, not a neighbour's."""
     name = f"batching by value over {transport}"
     if not batchable(spec.signature):
         return Check(name, Status.UNVERIFIABLE, "the signature has no batch axis")
-    count = max(2, min(MOST_CONCURRENT, backend.concurrent(spec)))
+    count = max(2, min(most, backend.concurrent(spec)))
     requests = different(spec.signature, known, count, seed=SEED)
     count = len(requests)
     if count == 1:

@@ -34,6 +34,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "logs": "Print the log of a server.",
     "probe": "Check a running server against a spec.",
     "load": "Send load to a running server, and say what users see.",
+    "rollout": "Move running servers to a new version: canary, probe, promote.",
+    "rollback": "Take a rollout back.",
     "lint": "Check configs, archives and commands that are there already.",
     "verify-archive": "Prove model archives safe, without unpacking them.",
     "doctor": "Say what this machine can run, and what is missing.",

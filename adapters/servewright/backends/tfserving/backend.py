@@ -10,6 +10,7 @@ from servewright.backends.tfserving import flags, keys, packing, payloads, recip
 
 if TYPE_CHECKING:
     from servewright.linting.linter import Linter
+    from servewright.rollout.plan import Rolling
 
 
 def _lint() -> Linter:
@@ -17,6 +18,13 @@ def _lint() -> Linter:
     from servewright.backends.tfserving.linting import linter
 
     return linter()
+
+
+def _rolling() -> Rolling:
+    """Return how live servers are moved; imported when a rollout asks."""
+    from servewright.backends.tfserving import rollout
+
+    return rollout.rolling()
 
 
 BACKEND = Backend(
@@ -52,4 +60,5 @@ BACKEND = Backend(
     payloads=payloads.payloads,
     recipe=recipe.recipe,
     lint=_lint,
+    rolling=_rolling,
 )
