@@ -278,6 +278,30 @@ class TestRelease:
         }
         assert rules == {"2.17": ["RUN011"], "2.18": []}
 
+    @pytest.mark.parametrize(
+        ("release", "rules"),
+        [("0.8", ["TS036", "TS063", "RUN050"]), ("0.11", ["TS036"]), ("0.12", [])],
+    )
+    def test_decides_which_keys_and_options_are_known(self, tmp_path: Path, release: str, rules: list[str]) -> None:
+        """What a later release of TorchServe brought is not there in an earlier one."""
+        texts = {
+            "config.properties": "inference_address=http://127.0.0.1:8080\ndefault_startup_timeout=60\n",
+            "model-config.yaml": "minWorkers: 1\nmaxWorkers: 1\ncontinuousBatching: true\n",
+            "start.sh": "torchserve --start --ncs --model-store /m --enable-model-api\n",
+        }
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
+        found = walking.lint([tmp_path], Wishes(targets={"torchserve": release})).findings
+        assert [finding.rule for finding in found] == rules
+
+    def test_can_be_old(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The command takes the releases that fleets still run, and names them where another is given."""
+        (tmp_path / "config.properties").write_text("inference_address=http://127.0.0.1:8080\n")
+        assert _run(capsys, tmp_path, "--torchserve", "0.8")[0] == 0
+        code, _, err = _run(capsys, tmp_path, "--torchserve", "0.7")
+        assert code == 2
+        assert "0.8, 0.9, 0.10, 0.11, 0.12" in err
+
 
 class TestArticle:
     """The configs of the article that the project grew out of."""

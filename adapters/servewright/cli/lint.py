@@ -52,7 +52,6 @@ def command(
 
     Exit 0: nothing as bad as --fail-on. Exit 1: something is. Exit 2: the arguments, or no file of a server.
     """
-    from servewright import registry
     from servewright.linting import reports, walking
     from servewright.linting.finding import Severity
 
@@ -67,7 +66,7 @@ def command(
         raise click.UsageError("name the files or folders to check")
     targets = {"tfserving": tfserving, "torchserve": torchserve}
     for name, release in targets.items():
-        releases = registry.get(name).targets
+        releases = walking.linters()[name].releases
         if release not in releases:
             raise click.UsageError(f"--{name} {release} is not known; choose from {', '.join(releases)}")
     if strange := [rule for rule in ignore if rule.upper() not in known]:

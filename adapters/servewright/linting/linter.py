@@ -54,9 +54,10 @@ class BinaryKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linter:
-    """A backend's part of the linter."""
+    """A backend's part of the linter; ``releases`` of its server are those whose flags and keys it knows."""
 
     rules: tuple[Rule, ...]
     kinds: tuple[FileKind, ...] = ()
     binaries: tuple[BinaryKind, ...] = ()
     command: Callable[[Invocation, Context], Found] | None = None
+    releases: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from servewright.backends.torchserve.linting import (
     manifest,
     model_config,
     properties,
+    releases,
     rules,
 )
 from servewright.linting.linter import Linter
@@ -22,4 +23,5 @@ def linter() -> Linter:
         kinds=(manifest.KIND, *model_config.KINDS, handler.KIND, properties.KIND),
         binaries=(archive.KIND,),
         command=commands.check,
+        releases=releases.RELEASES,
     )

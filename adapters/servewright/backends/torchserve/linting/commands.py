@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from servewright.backends.torchserve import keys
+from servewright.backends.torchserve.linting import releases
 from servewright.backends.torchserve.linting.properties import KNOWN
 from servewright.backends.torchserve.properties import parse
 from servewright.errors import SpecError
@@ -83,12 +83,6 @@ OPTIONS: Final[Mapping[str, bool]] = {
     "--no-config-snapshots": False, "--ncs": False, "--plugins-path": True, "--ppath": True,
     "--disable-token-auth": False, "--dt": False, "--enable-model-api": False, "-h": False, "--help": False,
 }  # fmt: skip
-_SINCE: Final = {
-    "--disable-token-auth": (0, 11),
-    "--dt": (0, 11),
-    "--enable-model-api": (0, 11),
-    "--cpp-log-config": (0, 9),
-}
 _MEANT: Final = {
     "--log-level": "write --log-config FILE, a log4j2 file: there is no log level on the command line",
     "--metrics-mode": "write metrics_mode=prometheus into config.properties (prometheus, log or legacy)",
@@ -142,7 +136,6 @@ def _image(invocation: Invocation, image: Word) -> Found:
 def _options(invocation: Invocation, at: int, options: dict[str, Word], context: Context) -> Iterator[Finding]:
     words = invocation.words[at + 1 :]
     source = invocation.source
-    target = tuple(int(part) for part in context.targets.get("torchserve", keys.DEFAULT_TARGET).split(".")[:2])
     taking = ""
     for number, word in enumerate(words):
         name, sign, value = word.text.partition("=")
@@ -162,11 +155,8 @@ def _options(invocation: Invocation, at: int, options: dict[str, Word], context:
                 taking = "?"
                 options["?"] = Word("?", word.at)
             continue
-        if _SINCE.get(full, (0, 0)) > target:
-            since = ".".join(map(str, _SINCE[full]))
-            yield UNKNOWN_FLAG.at(
-                source, word.at, f"{full} exists since {since}", remedy="use a newer release, or remove it"
-            )
+        if what := releases.too_new(full, releases.OPTIONS, context):
+            yield UNKNOWN_FLAG.at(source, word.at, what, remedy="use a newer release, or remove it")
             continue
         options[full] = Word(value, word.at)
         if OPTIONS[full] and not sign:

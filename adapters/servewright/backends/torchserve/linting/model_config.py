@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from servewright.backends.torchserve.linting import rules
+from servewright.backends.torchserve.linting import releases, rules
 from servewright.backends.torchserve.linting.properties import LONG_TIMEOUT_S, MODEL_KEYS
 from servewright.linting.finding import Edit, Finding
 from servewright.linting.linter import Context, FileKind, Found
@@ -84,7 +84,10 @@ def check(source: Source, context: Context) -> Found:
         if key.text in values:
             yield _on(rules.YAML_TWICE, source, key, repr(key.text))
         values[key.text] = value
-        yield from _key(source, key, value)
+        if what := releases.too_new(key.text, releases.MODEL_CONFIG, context):
+            yield _on(rules.NEWER_SETTING, source, key, what)
+        else:
+            yield from _key(source, key, value)
     yield from _together(source, values)
 
 

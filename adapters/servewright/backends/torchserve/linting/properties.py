@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from servewright.backends.torchserve import settings
-from servewright.backends.torchserve.linting import rules
+from servewright.backends.torchserve.linting import releases, rules
 from servewright.backends.torchserve.properties import Entry, parse_lines, variables
 from servewright.errors import SpecError
 from servewright.linting.finding import Edit, Finding
@@ -122,12 +122,19 @@ def check(source: Source, context: Context) -> Found:
         seen[entry.key] = entry
         if entry.key in ("models", "model_snapshot"):
             yield from _models(source, entry, broken)
+        elif entry.key in KNOWN and (what := releases.too_new(entry.key, releases.PROPERTIES, context)):
+            yield rules.NEWER_KEY.on(source.name, entry.line, _indent(source, entry.line), what)
         elif entry.key in KNOWN:
             yield from _value(source, entry)
         else:
             yield _unknown(source, entry, _json_before(seen, entry))
     yield from _together(source, seen)
     yield from _store(source, seen)
+
+
+def _indent(source: Source, line: int) -> int:
+    """Return the column at which a line's text begins."""
+    return 1 + len(source.line(line)) - len(source.line(line).lstrip())
 
 
 def _json_before(seen: Mapping[str, Entry], entry: Entry) -> str:
@@ -147,7 +154,7 @@ def _key_edit(source: Source, entry: Entry, text: str) -> Edit | None:
 
 def _unknown(source: Source, entry: Entry, inside: str) -> Finding:
     what, name = repr(entry.key), entry.key.strip('"').lower().replace("-", "_")
-    column = 1 + len(source.line(entry.line)) - len(source.line(entry.line).lstrip())
+    column = _indent(source, entry.line)
     if inside and not re.fullmatch(r"[a-z_]+", entry.key):
         remedy = f"it was meant for {inside}: end every line of the JSON but the last with a backslash"
         return rules.UNKNOWN_KEY.on(source.name, entry.line, column, what, remedy=remedy)

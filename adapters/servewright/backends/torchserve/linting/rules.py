@@ -138,6 +138,10 @@ LATE_INTEGER: Final = _rule(
     "write digits alone",
     "seen on 0.12.0",
 )
+NEWER_KEY: Final = _rule(
+    36, _WARNING, "A key of a newer release", "this release ignores it without a word",
+    "use a newer release, or remove it", "ConfigManager.java of 0.8.2 to 0.12.0",
+)  # fmt: skip
 YAML: Final = _rule(
     40, _ERROR, "model-config.yaml is not YAML", "the model's workers die in a loop, and /ping says Healthy",
     "correct the YAML at this place", "seen on 0.12.0",
@@ -221,6 +225,10 @@ FICTION_KEY: Final = _rule(
 KSERVE_BATCH: Final = _rule(
     62, _WARNING, "kservev2 with batches", "the envelope reads the first request only: answers do not match",
     "keep batchSize at 1, or use another envelope", "ts/torch_handler/request_envelope/kservev2.py",
+)  # fmt: skip
+NEWER_SETTING: Final = _rule(
+    63, _WARNING, "A model's setting of a newer release", "this release hands it to the handler and reads nothing",
+    "use a newer release, or remove it", "ModelConfig.java of 0.8.2 to 0.12.0",
 )  # fmt: skip
 
 RULES: Final = tuple(value for value in list(globals().values()) if isinstance(value, Rule))
