@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from integration.test_torchserve_process import archive, torchserve
 from integration.traffic import Timeline, Traffic
 from servewright import pipeline, registry
 from servewright.backends.tfserving.client import Client as TfClient
+from servewright.backends.torchserve.client import Client as TsClient
+from servewright.backends.torchserve.descriptions import ModelDescription
+from servewright.backends.torchserve.process import KEY_FILE
 from servewright.errors import CheckFailedError, InputError, ServerAnswerError
 from servewright.processes import ProcessPlan, free_ports, start, wait_until
 from servewright.rollout import carrying, journal
@@ -67,22 +71,25 @@ class Rolled:
     error: BaseException | None = None
 
 
+def plan(spec: Path, backend_name: str, *lives: Live, **wishes: Any) -> tuple[tuple[Live, tuple[Step, ...]], ...]:
+    """Package a spec, and lay a rollout of it out."""
+    fleet, backend = pipeline.load(spec), registry.get(backend_name)
+    artifact = pipeline.package(fleet, backend, spec.parent / f"artifact-{spec.stem}").root
+    aims = [
+        (live, Aim(fleet=fleet, artifact=artifact, options=live.options, earlier=journal.earlier_at(live), **wishes))
+        for live in lives
+    ]
+    return carrying.prepare(backend, aims)
+
+
 def roll(
     spec: Path, backend_name: str, *lives: Live, stop: Callable[[Step], None] = lambda _: None, **wishes: Any
 ) -> Rolled:
     """Carry a rollout out; an error of ours is kept. ``stop`` is called when a step begins."""
     fleet, backend = pipeline.load(spec), registry.get(backend_name)
-    artifact = pipeline.package(fleet, backend, spec.parent / f"artifact-{spec.stem}")
-    aims = [
-        (
-            live,
-            Aim(fleet=fleet, artifact=artifact.root, options=live.options, earlier=journal.earlier_at(live), **wishes),
-        )
-        for live in lives
-    ]
-    servers = carrying.prepare(backend, aims)
+    servers = plan(spec, backend_name, *lives, **wishes)
     found = journal.create(
-        fleet.name, backend.name, servers, spec=str(spec), digest=fleet.digest, run=str(artifact.root), open="-"
+        fleet.name, backend.name, servers, spec=str(spec), digest=fleet.digest, run=str(spec.parent), open="-"
     )
     rolled = Rolled(found)
 
@@ -323,13 +330,12 @@ class TestTfServing:
     def test_our_own_last_reload_is_known(self, served: TfServer) -> None:
         """A second rollout needs no file: what the first one left is in its journal."""
         first = roll(tf_spec(served, 2), "tfserving", served.live)
-        second = roll(tf_spec(served, 3), "tfserving", replace(served.live, options={}))
-        assert (first.found.state, second.found.state) == ("promoted", "promoted")
-        assert_promoted(served, 3)
-        with pytest.raises(InputError, match="take that back first"):
-            journal.check_latest(first.found)
-        take_back(second)
-        assert_promoted(served, 2)
+        planned = plan(tf_spec(served, 3), "tfserving", replace(served.live, options={}))
+        pinned = planned[0][1][0].values["before"]
+        assert (pinned["config"], pinned["serves"]["times"]) == (
+            first.found.servers[0].steps[-1].values["after"]["config"],
+            (2,),
+        )
         take_back(first)
         assert_as_before(served)
 
@@ -348,3 +354,165 @@ class TestTfServing:
         with pytest.raises(InputError, match="served already"):
             roll(tf_spec(served, 1, more="versions: {labels: {fresh: 1}}\n"), "tfserving", served.live)
         assert_as_before(served)
+
+
+# Multiplies its one float32 input by its version, in the payload forms of servewright's handlers.
+HANDLER = """
+import json
+import struct
+
+import numpy as np
+
+VERSION = {version}
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    answers = []
+    for index, item in enumerate(data):
+        product = np.float32(VERSION) * np.frombuffer(bytes(item.get("body") or item["data"]), np.float32)
+        if "data" in item:
+            header = {{"y": {{"dtype": "F32", "shape": product.shape, "data_offsets": [0, product.nbytes]}}}}
+            text = json.dumps(header).encode()
+            answers.append(struct.pack("<Q", len(text)) + text + product.tobytes())
+            continue
+        headers = {{"X-Tensor-Name": "y", "X-Tensor-Dtype": "float32", "X-Tensor-Shape": str(product.size)}}
+        for name, value in headers.items():
+            context.set_response_header(index, name, value)
+        context.set_response_content_type(index, "application/octet-stream")
+        answers.append(product.tobytes())
+    return answers
+"""
+
+
+@dataclass
+class TsServer:
+    """A TorchServe that serves ``times`` 1, and what belongs to it."""
+
+    folder: Path
+    store: Path
+    client: TsClient
+    live: Live
+
+    def asks(self, *versions: str | None) -> dict[str, list[Callable[[], float]]]:
+        """Return callers by the way of asking, each over both transports."""
+
+        def ask(transport: str, version: str | None) -> Callable[[], float]:
+            return lambda: float(
+                self.client.predict("times", {"x": ONE}, transport=transport, version=version, timeout_s=20)["y"][0]
+            )
+
+        named = {"times" if version is None else f"times version {version}": version for version in versions}
+        # One worker answers one after another: who waits for its turn cannot ask again.
+        return {asked: [ask("http", version), ask("grpc", version)] * 3 for asked, version in named.items()}
+
+    def default(self) -> ModelDescription:
+        """Return the version that answers whoever names none."""
+        return self.client.describe("times", None)[0]
+
+    def assert_serves(self, version: str) -> None:
+        """Assert that one version is registered and no other, and that it has its worker."""
+        assert [(each.version, each.ready_workers) for each in self.client.describe("times")] == [(version, 1)]
+        assert self.default().version == version
+
+
+@pytest.fixture(scope="module")
+def torch_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TsServer]:
+    """One TorchServe for the tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("ts")
+    store = folder / "store"
+    store.mkdir()
+    archive(store, "times", HANDLER.format(version=1), version="1")
+    with torchserve(store, "times", model_api=True) as started:
+        started.wait_ready("times")
+        parts = [f"{name}={started.endpoints[name]}" for name in ("http", "grpc", "management")]
+        said = ",".join([*parts, f"store={store}", f"key_file={started.run / KEY_FILE}"])
+        yield TsServer(folder, store, started.client, parse(said, ("store", "key_file")))
+
+
+def ts_spec(server: TsServer, version: int, *, computes: str | None = None, **more: Any) -> Path:
+    """Write a spec for a version that multiplies by it, or by something else."""
+    (server.folder / "model.onnx").write_bytes(b"\x08\x08\x3a\x00")  # the handler does not look at it
+    handler = server.folder / f"times_{version}.py"
+    handler.write_text(HANDLER.format(version=version if computes is None else computes))
+    extra = f"handler: {{use: {handler.name}}}\n"
+    return write_spec(server.folder, version, "{path: model.onnx, format: onnx}", more=extra)
+
+
+class TestTorchServe:
+    """On a real TorchServe."""
+
+    def test_upgrades_and_goes_back(self, torch_served: TsServer) -> None:
+        """Nobody is left without an answer; whoever names no version meets the new one from its promotion on."""
+        before = dict(torch_served.default().raw)
+        with Traffic(torch_served.asks(None), RATE) as traffic:
+            rolled = roll(ts_spec(torch_served, 2), "torchserve", torch_served.live)
+            assert rolled.error is None
+            assert rolled.found.state == "promoted"
+            torch_served.assert_serves("2")
+            back = take_back(rolled)
+        torch_served.assert_serves("1")
+        assert [path.name for path in torch_served.store.iterdir()] == ["times.mar"]
+        changing = {"workers", "jobQueueStatus", "loadedAtStartup"}
+        after = torch_served.default().raw
+        assert {key: after[key] for key in after.keys() - changing} == {
+            key: before[key] for key in before.keys() - changing
+        }
+        print(f"TorchServe: {len(traffic.sent) / traffic.seconds:.0f}/s, {traffic.seconds:.1f} s")
+        assert traffic.failures == []
+        assert Timeline(rolled.timeline.moments + back.moments).strangers(traffic.sent) == []
+        assert {each.version for each in traffic.sent} == {"1", "2"}
+
+    @pytest.mark.parametrize(("computes", "complaint"), [("9", "golden[0] over grpc"), ("1 / 0", "does not load")])
+    def test_a_version_that_fails_goes(self, torch_served: TsServer, computes: str, complaint: str) -> None:
+        """Whether its answers are wrong or its code does not even load: nobody else met it, and nothing is left."""
+        spec = ts_spec(torch_served, 3, computes=computes)
+        with Traffic(torch_served.asks(None, "1"), RATE) as traffic:
+            rolled = roll(spec, "torchserve", torch_served.live)
+        assert complaint in str(rolled.error)
+        assert rolled.found.state == "as before"
+        torch_served.assert_serves("1")
+        assert [path.name for path in torch_served.store.iterdir()] == ["times.mar"]
+        assert traffic.failures == []
+        assert {each.version for each in traffic.sent} == {"1"}
+
+    @pytest.mark.parametrize("phase", [Phase.CANARY, Phase.RETIRE])
+    def test_ctrl_c_takes_back(self, torch_served: TsServer, phase: Phase) -> None:
+        """Whenever it comes, the server is what it was when the command has ended."""
+
+        def press(step: Step) -> None:
+            if step.phase is phase:
+                raise KeyboardInterrupt
+
+        rolled = roll(ts_spec(torch_served, 2), "torchserve", torch_served.live, stop=press)
+        assert isinstance(rolled.error, KeyboardInterrupt)
+        assert rolled.found.state == "as before"
+        torch_served.assert_serves("1")
+
+    def test_what_the_server_must_allow_is_named(self, torch_served: TsServer, tmp_path: Path) -> None:
+        """The key, the store, the management API: before anything is touched."""
+        live, spec = torch_served.live, ts_spec(torch_served, 2)
+        nobody = replace(live, options={"store": str(torch_served.store)})
+        elsewhere = replace(live, options={**live.options, "store": str(tmp_path)})
+        no_store = replace(live, options={"key_file": live.options["key_file"]})
+        blind = replace(live, endpoints={"http": live.endpoints["http"]})
+        for wrong, complaint in (
+            (nobody, "key_file=FILE"),
+            (elsewhere, r"does not hold times\.mar"),
+            (no_store, "say where that is: store=FOLDER"),
+            (blind, "management=host:port"),
+        ):
+            with pytest.raises(InputError, match=complaint):
+                roll(spec, "torchserve", wrong)
+        torch_served.assert_serves("1")
+        assert list(journal.journals()) == []
+
+    def test_a_server_whose_model_api_is_off_is_said_so(self, torch_served: TsServer) -> None:
+        """Nothing could be registered there; the setting is named."""
+        with torchserve(torch_served.store, "times") as started:
+            wait_until(started.client.ping, within_s=60, what="the server answers")
+            options = {"store": str(torch_served.store), "key_file": str(started.run / KEY_FILE)}
+            live = Live(said="off", endpoints=started.endpoints, options=options)
+            with pytest.raises(InputError, match="enable_model_api=true"):
+                roll(ts_spec(torch_served, 2), "torchserve", live)

@@ -129,6 +129,21 @@ class TestJournal:
         assert earlier is not None
         assert (earlier.steps, earlier.promoted) == (STEPS, True)
 
+    def test_goes_back_after_later_ones(self) -> None:
+        """An older rollout of the same server waits until the newer one was taken back."""
+        old, new = begun(), begun(THERE, HERE)
+        for found in (old, new):
+            found.note(Word.BEGIN, 0, 0)
+            found.note(Word.PROMOTED, 0)
+        newer = max(old, new, key=lambda found: found.path.stat().st_mtime_ns)
+        assert newer.id == new.id
+        journal.check_latest(old)  # the newer one has only reached another server
+        new.note(Word.PROMOTED, 1)
+        with pytest.raises(InputError, match=f"rollback {new.id}"):
+            journal.check_latest(old)
+        new.note(Word.RESTORED, 1)
+        journal.check_latest(old)
+
 
 class TestLive:
     """How servers are named."""

@@ -10,6 +10,7 @@ from servewright.backends.torchserve import keys, packing, payloads, recipe, run
 
 if TYPE_CHECKING:
     from servewright.linting.linter import Linter
+    from servewright.rollout.plan import Rolling
 
 
 def _lint() -> Linter:
@@ -17,6 +18,13 @@ def _lint() -> Linter:
     from servewright.backends.torchserve.linting import linter
 
     return linter()
+
+
+def _rolling() -> Rolling:
+    """Return how live servers are moved; imported when a rollout asks."""
+    from servewright.backends.torchserve import rollout
+
+    return rollout.rolling()
 
 
 BACKEND = Backend(
@@ -59,4 +67,5 @@ BACKEND = Backend(
     credentials=payloads.credentials,
     recipe=recipe.recipe,
     lint=_lint,
+    rolling=_rolling,
 )

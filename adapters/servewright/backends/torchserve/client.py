@@ -173,6 +173,13 @@ class Client:
         """Make ``version`` the one that answers requests which name none."""
         self._manage("PUT", _path("models", model, version) + "/set-default", timeout_s=timeout_s)
 
+    def takes_models(self, *, timeout_s: float = 30.0) -> bool:
+        """Tell whether the model API is enabled: by a registration of nothing, which is refused either way."""
+        answer = self._request("management", "POST", "/models", timeout_s=timeout_s)
+        if answer.status not in (400, 405):
+            raise _refusal(answer, self._endpoint("management") + "/models")
+        return answer.status == 400
+
     def metrics(self, *, timeout_s: float = 30.0) -> str:
         """Return the metrics in Prometheus' text format; it needs no token."""
         answer = self._connection("metrics").get("/metrics", timeout_s=timeout_s)
