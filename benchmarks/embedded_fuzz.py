@@ -1,8 +1,9 @@
 """Malformed requests by the hundred thousand: every answer has to be a valid one or a listed error.
 
 ``python benchmarks/embedded_fuzz.py [--requests 100000] [--seed 1]``. Valid requests are mutated: bytes of protobuf
-messages, fields of messages, JSON texts, HTTP request lines and headers. The server must not end, hang or grow; the
-seed makes a run repeatable. Exits 1, with the request that did it, where one of these fails.
+messages, fields of messages, JSON texts, HTTP request lines and headers, HTTP/2 frames and header blocks. The server
+must not end, hang or grow; the seed makes a run repeatable. Exits 1, with the request that did it, where one of these
+fails.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import psutil
 from embedded_throughput import MAKE_MODELS, free_port
 
 from servewright.backends.tfserving import protos
+from servewright.backends.tfserving.embedded.hpack import encode
+from servewright.backends.tfserving.embedded.http2 import PREFACE, frame
 
 CODES = {
     "OK",
@@ -160,6 +163,41 @@ def http_request(random_: random.Random) -> bytes:
     return head + data
 
 
+def http2_request(random_: random.Random) -> bytes:
+    """Return what a client could say on a connection of its own, with frames wrong, or out of place."""
+    body = message(random_)
+    calls = encode(
+        [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", protos.PREDICT.encode()),
+            (b"content-type", b"application/grpc"),
+            (b"grpc-encoding", random_.choice((b"gzip", b"identity", b"zz"))),
+            (b"grpc-timeout", random_.choice((b"1S", b"0n", b"99999999H", b"x"))),
+        ]
+    )
+    data = bytes((random_.choice((0, 0, 0, 1, 2)),)) + len(body).to_bytes(4, "big") + body
+    frames = [frame(4, 0, 0, b""), frame(1, 4, 1, calls), frame(0, 1, 1, data)]
+    for _ in range(random_.choice((0, 1, 3))):
+        number = random_.choice((0, 1, 1, 3, 3, 2, 7, (1 << 31) - 1))
+        payload = random_.choice(
+            (
+                b"",
+                bytes(4),
+                b"\xff" * 4,
+                bytes(8),
+                random_.randbytes(6),
+                random_.randbytes(40),
+                calls,
+                mutate(calls, random_),
+            )
+        )
+        extra = frame(random_.randrange(11), random_.choice((0, 1, 4, 5, 8, 0x20, 255)), number, payload)
+        frames.insert(random_.randrange(len(frames) + 1), extra)
+    sent = PREFACE + b"".join(frames)
+    return mutate(sent, random_) if random_.random() < 0.5 else sent
+
+
 class Server:
     """The embedded server with two small models."""
 
@@ -234,12 +272,35 @@ class Server:
                 json.loads(body.decode("utf-8", "replace"), strict=False)
         return response.status
 
+    def frames(self, data: bytes) -> str:
+        """Return how the server ends a connection: the error of its last word, or ``closed``."""
+        with socket.create_connection(("127.0.0.1", self.grpc_port), timeout=30) as connection:
+            answer = b""
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                while chunk := connection.recv(65536):
+                    answer += chunk
+            except (ConnectionResetError, BrokenPipeError):  # it had closed before all was sent
+                pass
+        at, end = 0, "closed"
+        while at + 9 <= len(answer):
+            size, kind = int.from_bytes(answer[at : at + 3], "big"), answer[at + 3]
+            if kind == 7:
+                end = f"goaway {int.from_bytes(answer[at + 13 : at + 17], 'big')}"
+            at += 9 + size
+        return end
+
     def healthy(self) -> bool:
         """Tell whether a plain request is still answered rightly."""
         good = b'{"instances": [1.0]}'
         line = "POST /v1/models/half_plus_two:predict HTTP/1.1"
         head = f"{line}\r\nContent-Length: {len(good)}\r\nConnection: close\r\n\r\n"
-        return self.process.poll() is None and self.web(head.encode() + good) == 200
+        if self.process.poll() is not None or self.web(head.encode() + good) != 200:
+            return False
+        tensor = {"dtype": 1, "tensor_shape": {"dim": [{"size": 1}]}, "float_val": [1.0]}
+        plain = protos.PredictRequest(model_spec={"name": "half_plus_two"}, inputs={"x": tensor})
+        return self.rpc(protos.PREDICT, plain.SerializeToString()) == "OK"
 
 
 class _Bytes:
@@ -255,7 +316,14 @@ class _Bytes:
 def one(server: Server, seed: int) -> tuple[str, str]:
     """Send one request; return its kind with the answer, and a complaint or nothing."""
     random_ = random.Random(seed)
-    if random_.random() < 0.5:
+    way = random_.random()
+    if way < 0.2:
+        data = http2_request(random_)
+        try:
+            return f"http2 {server.frames(data)}", ""
+        except OSError as error:
+            return "http2 failed", f"{data!r}: {error!r}"
+    if way < 0.6:
         method = protos.PREDICT if random_.random() < 0.8 else random_.choice(METHODS)
         data = message(random_)
         code = server.rpc(method, data)
