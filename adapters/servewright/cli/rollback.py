@@ -10,7 +10,7 @@ from servewright.cli.options import json_option
 @click.command(
     "rollback",
     epilog="Examples: servewright rollback; servewright rollback digits; "
-    "servewright rollback digits-20260131T120000-1a2b3c",
+    "servewright rollback digits-20260131T120000123456-1a2b",
 )
 @click.argument("rollout", required=False, metavar="[ID|FLEET]")
 @click.option("--timeout", default="120s", show_default=True, help="How long one step may take.")

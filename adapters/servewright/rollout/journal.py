@@ -10,10 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import secrets
-import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from servewright.rollout.plan import Earlier, Step
 
 FORMAT = 1
 VARIABLE = "SERVEWRIGHT_ROLLOUTS"
-_NAME = re.compile(r"(?P<fleet>.+)-\d{8}T\d{6}-[0-9a-f]{6}")
 
 
 class Word(StrEnum):
@@ -171,8 +169,8 @@ def create(fleet: str, backend: str, servers: tuple[tuple[Live, tuple[Step, ...]
         "servers": [{"live": live.as_json(), "steps": [step.as_json() for step in steps]} for live, steps in servers],
         **more,
     }  # fmt: skip
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    path = root() / f"{fleet}-{stamp}-{secrets.token_hex(3)}.jsonl"
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    path = root() / f"{fleet}-{stamp}-{secrets.token_hex(2)}.jsonl"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -229,9 +227,9 @@ def journals() -> Iterator[Journal]:
             yield load(path)
 
 
-def _made(path: Path) -> tuple[str, int]:
-    stamp = path.stem.rsplit("-", 2)[1] if path.stem.count("-") >= 2 else ""
-    return stamp, path.stat().st_mtime_ns
+def _made(path: Path) -> str:
+    """Return when a rollout was begun, as its name says: a later line makes an older file no newer."""
+    return path.stem.rsplit("-", 2)[1] if path.stem.count("-") >= 2 else ""
 
 
 def find(wanted: str | None, *, to_resume: bool) -> Journal:
