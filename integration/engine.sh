@@ -6,7 +6,8 @@
 #   engine.sh down             stops the engine that `up` started
 #
 # An engine that already answers is used and left running. Else one comes up from Debian's packages, on a socket and a
-# data folder of its own; that takes Debian 12 and root. Everything that can be kept lies under .cache/engine.
+# data folder of its own; that takes Debian 12 and root. Everything that can be kept lies under .cache/engine. To
+# COMMAND, SERVEWRIGHT_ENGINE_PID_FILE names an engine that came up for it alone, and that it may stop.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,11 +21,13 @@ tfserving_image=servewright-tfserving:test
 run=/run/servewright-engine
 pid_file=$run/docker.pid
 started=0
+# Nothing here may hang: what takes longer than this, in seconds, has failed.
+longest=600
 
 say() { echo "engine: $*" >&2; }
 fail() { say "$*"; exit 3; }
 
-answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
 install_packages() {
   local missing=()
@@ -35,7 +38,7 @@ install_packages() {
   command -v apt-get >/dev/null || fail "no Docker Engine answers, and only Debian's packages can be installed from here"
   ((EUID == 0)) || fail "no Docker Engine answers, and installing one takes root"
   say "install ${missing[*]}"
-  apt-get update -qq
+  timeout $longest apt-get update -qq
   # The package would start a service of its own; Debian's way to forbid that is a policy that answers 101.
   local policy=/usr/sbin/policy-rc.d
   if [[ ! -e $policy ]]; then
@@ -43,7 +46,8 @@ install_packages() {
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod +x "$policy"
   fi
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  DEBIAN_FRONTEND=noninteractive timeout $longest \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 start_engine() {
@@ -54,6 +58,8 @@ start_engine() {
     return
   fi
   say "start dockerd, log in $cache/dockerd.log"
+  # A killed engine's number may be another program's by now, and dockerd would take that for itself.
+  rm -f "$pid_file"
   setsid dockerd --host "$DOCKER_HOST" --pidfile "$pid_file" --exec-root "$run/exec" --data-root "$cache/data" \
     >"$cache/dockerd.log" 2>&1 </dev/null &
   local pid=$!
@@ -91,8 +97,9 @@ make_base() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $suite" 'Created-By: Packages' | head -n 1)
     say "make the base image"
     rm -rf "$folder"
-    debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv "$suite" "$folder" ${mirror:+"$mirror"} \
-      >"$cache/debootstrap.log" 2>&1 || { tail -n 20 "$cache/debootstrap.log" >&2; fail "debootstrap failed"; }
+    timeout $longest debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv "$suite" "$folder" \
+      ${mirror:+"$mirror"} >"$cache/debootstrap.log" 2>&1 ||
+      { tail -n 20 "$cache/debootstrap.log" >&2; fail "debootstrap failed"; }
     rm -rf "$folder"/var/cache/apt/* "$folder"/var/lib/apt/lists/* "$folder"/var/log/* "$folder"/usr/share/{doc,man,locale}/*
     tar -C "$folder" --sort=name --mtime=@0 --numeric-owner -cf "$cache/base.tar.part" .
     mv "$cache/base.tar.part" "$cache/base.tar"
@@ -108,15 +115,26 @@ wheelhouse() {
   if cmp -s "$wanted" "$folder/requirements.txt"; then return; fi
   say "fill the wheelhouse of $1"
   rm -rf "$folder"
-  "$python" -m pip wheel --quiet --wheel-dir "$folder" --constraint "$root/constraints.txt" --requirement "$wanted"
+  timeout $longest "$python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir "$folder" \
+    --constraint "$root/constraints.txt" --requirement "$wanted"
   cp "$wanted" "$folder/requirements.txt"
 }
 
 # build NAME TAG: the image of backend NAME.
 build() {
-  wheelhouse "$1"
+  local log=$cache/build-$1.log
   say "build $2"
-  "$python" -P -m servewright image --backend "$1" --tag "$2" --base "$base" --wheelhouse "$cache/wheelhouse/$1" >&2
+  timeout $longest "$python" -P -m servewright image --backend "$1" --tag "$2" --base "$base" \
+    --wheelhouse "$cache/wheelhouse/$1" >"$log" 2>&1 || { tail -n 40 "$log" >&2; fail "building $2 failed"; }
+}
+
+# both FUNCTION: FUNCTION for each image that is not given, at the same time; a failure of one is ours.
+both() {
+  local pids=() pid failed=0
+  if [[ -z ${SERVEWRIGHT_TORCHSERVE_IMAGE:-} ]]; then "$1" torchserve "$torchserve_image" & pids+=($!); fi
+  if [[ -z ${SERVEWRIGHT_TFSERVING_IMAGE:-} ]]; then "$1" tfserving "$tfserving_image" & pids+=($!); fi
+  for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
+  ((failed == 0)) || exit "$failed"
 }
 
 bring_up() {
@@ -127,17 +145,28 @@ bring_up() {
     install_packages
     start_engine
   fi
+  # One waits for the network, the other for the disk.
+  both wheelhouse &
+  local filling=$!
   make_base
-  [[ -n ${SERVEWRIGHT_TORCHSERVE_IMAGE:-} ]] || build torchserve "$torchserve_image"
-  [[ -n ${SERVEWRIGHT_TFSERVING_IMAGE:-} ]] || build tfserving "$tfserving_image"
+  wait "$filling"
+  both build
   export SERVEWRIGHT_TORCHSERVE_IMAGE=${SERVEWRIGHT_TORCHSERVE_IMAGE:-$torchserve_image}
   export SERVEWRIGHT_TFSERVING_IMAGE=${SERVEWRIGHT_TFSERVING_IMAGE:-$tfserving_image}
+  ((started == 0)) || export SERVEWRIGHT_ENGINE_PID_FILE=$pid_file
+}
+
+finish() {
+  local pids
+  pids=$(jobs -pr)
+  [[ -z $pids ]] || kill $pids 2>/dev/null || true
+  ((started == 0)) || stop_engine
 }
 
 case ${1:-} in
   run)
     shift
-    trap '((started)) && stop_engine' EXIT
+    trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     bring_up
@@ -151,7 +180,7 @@ case ${1:-} in
     ;;
   down) stop_engine ;;
   *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

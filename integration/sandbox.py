@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,23 @@ from servewright.engine import Engine
 from servewright.errors import UnavailableError
 
 REQUIRED = frozenset(os.environ.get("SERVEWRIGHT_REQUIRE", "").replace(",", " ").split())
+
+
+def wait_for(command: subprocess.Popen[str], text: str, *, within_s: float = 120.0) -> str:
+    """Return what ``command`` prints, up to the line that has ``text`` in it; it is killed after ``within_s``."""
+    assert command.stdout is not None
+    said = ""
+    deadline = threading.Timer(within_s, command.kill)
+    deadline.start()
+    try:
+        for line in command.stdout:
+            said += line
+            if text in line:
+                return said
+    finally:
+        deadline.cancel()
+        deadline.join()
+    raise AssertionError(f"{text!r} is not in: {said}")
 
 
 def missing(backend: str, runtime: str) -> str | None:
@@ -37,8 +55,9 @@ class Sandbox:
 
     folder: Path
     engine: Engine | None
-    deadline: str = "20s"
+    deadline: str = "10min"
     variables: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,17 +74,20 @@ class Sandbox:
         return [sys.executable, "-m", "servewright", *words]
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start `servewright` and return at once."""
-        return subprocess.Popen(
+        """Start `servewright` and return at once; it ends with the sandbox at the latest."""
+        process = subprocess.Popen(
             self.command(*words), env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def run(self, *words: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run `servewright` to its end."""
         return subprocess.run(
-            self.command(*words), env=self.environment, text=True, capture_output=True, timeout=timeout_s, check=False
-        )
+            self.command(*words), env=self.environment, text=True, stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=timeout_s, check=False,
+        )  # fmt: skip
 
     def json(self, *words: str) -> Any:
         """Run `servewright` and return what it prints as JSON."""
@@ -114,6 +136,11 @@ def sandbox() -> Iterator[Sandbox]:
     try:
         yield box
     finally:
+        for process in box.started:
+            if process.poll() is None:
+                process.kill()
+            if process.stdout is not None and not process.stdout.closed:
+                process.communicate(timeout=30)
         for container in box.containers():
             assert box.engine is not None
             box.engine.api.remove_container(container["Id"], force=True, v=True)

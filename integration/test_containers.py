@@ -122,7 +122,7 @@ def test_a_killed_command_takes_its_container_along(
     command = box.start("verify", str(spec), "--runtime", "docker")
     processes.wait_until(lambda: bool(box.running()), within_s=60, what="the container runs")
     os.kill(command.pid, signal.SIGKILL)
-    command.communicate()
+    command.communicate(timeout=30)
     processes.wait_until(lambda: not box.running(), within_s=20, what="the container ends")
     assert box.left()
     assert box.run("ps").returncode == 0
@@ -140,12 +140,11 @@ def test_a_deadline_ends_a_container(models: Models, tmp_path: Path, box: Sandbo
         processes.wait_until(lambda: not box.running(), within_s=30, what="the container ends")
     finally:
         os.kill(command.pid, signal.SIGKILL)
-        command.communicate()
+        command.communicate(timeout=30)
 
 
 def test_a_sweep_spares_the_living(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
     """Another command's sweep leaves a run alone that lives, a server that stays, and what is not this user's."""
-    box.deadline = "10min"
     spec = models.spec(tmp_path / "digits.yaml", "saved_model")
     stranger = where.api.create_container(
         launching.image_for(registry.get("tfserving")),
@@ -186,7 +185,6 @@ def test_a_stranger_past_its_deadline_is_swept(box: Sandbox, where: Engine) -> N
 def test_two_runs_at_once(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
     """Two runs of one spec do not meet: ports, names and folders are each one's own."""
     spec = models.spec(tmp_path / "digits.yaml", "saved_model")
-    box.deadline = "10min"
     both = [box.start("verify", str(spec), "--runtime", "docker", "--no-parity") for _ in range(2)]
     for command in both:
         output, _ = command.communicate(timeout=180)
@@ -256,7 +254,7 @@ def test_a_dead_server_is_told_at_once(
         def start_and_kill(self: Any, *given: Any, **named: Any) -> Any:
             server = start_server(self, *given, **named)
             processes.wait_until(lambda: bool(server.log_tail()), within_s=30, what="the server prints")
-            where.api.kill(server.handle.id)
+            where.api.kill(box.containers()[0]["Id"])
             died.append(time.monotonic())
             return server
 

@@ -75,7 +75,6 @@ def test_a_server_that_stays(
     if (model_format, runtime) == ("torchscript", "embedded"):
         pytest.skip("the same as process: TorchServe has no stand-in")
     need(backend_of(model_format), runtime)
-    box.deadline = "10min"
     spec = models.spec(tmp_path / "digits.yaml", model_format)
     record = box.json("up", str(spec), "--runtime", runtime, "--name", "staying", "--wait", "--json")
     assert record["ok"]

@@ -18,12 +18,21 @@ from servewright.errors import LaunchError
 
 # What the engine's answer may lag behind the container's last words.
 _LAST_WORDS_S = 2.0
+_LAST_LINES = 5
 _LISTENING = "0A"
-_OUT_OF_MEMORY = 137
+# How each line of the watch begins (`docker_runtime.WATCH`), and what it says where the kernel ended a process of the
+# container: the engine's own word for it can be lost between two events.
+_WORD = "servewright: "
+_OUT_OF_MEMORY = "out of memory"
+# The kernel's counts, version 2 and version 1: lines such as "oom_kill 1".
+_MEMORY_EVENTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 # Down from PID 1, through the init and the watch (`docker_runtime.WATCH`), to the server's own arguments.
 _ARGUMENTS = (
     'p=1; for _ in $(seq "$1"); do set -- $(cat "/proc/$p/task/$p/children"); p=$1; done; cat "/proc/$p/cmdline"'
 )
+
+# Processes that are meant to outlive us: one that is dropped while it runs warns.
+_detached: list[subprocess.Popen[bytes]] = []
 
 
 class Container:
@@ -49,13 +58,14 @@ class Container:
     def follow(self, *, detached: bool) -> None:
         """Stream the output to `log` from now on; ``detached``: by a process that outlives this one."""
         if detached:
-            subprocess.Popen(  # noqa: S603
+            follower = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", __name__, self.id, str(self.log)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            _detached.append(follower)
             return
         again = engine.another_connection(self.engine)
         self._follower = threading.Thread(target=stream_log, args=(again, self.id, self.log), daemon=True)
@@ -89,14 +99,33 @@ class Container:
             found = self.inspect()
         except LaunchError as error:
             return "the container was removed" if engine.is_absent(error) else str(error)
-        state, limit = found["State"], found["HostConfig"].get("Memory")
-        if state.get("OOMKilled"):
-            return f"out of memory, of which it may have {units.format_size(limit)}: see limits.memory"
+        state = found["State"]
+        said = "" if state["Running"] else self._last_word()
+        if state.get("OOMKilled") or said == _OUT_OF_MEMORY or (state["Running"] and self._wanted_memory()):
+            limit = found["HostConfig"].get("Memory")
+            allowed = f", of which it may have {units.format_size(limit)}" if limit else ""
+            return f"out of memory{allowed}: see limits.memory"
         if state["Running"]:
             return ""
         code = state.get("ExitCode")
         by = f", killed by signal {code - 128}" if isinstance(code, int) and 128 < code < 160 else ""
+        if said:
+            return f"{said}; the container exited with code {code}"
         return f"the container exited with code {code}{by}" + (f": {state['Error']}" if state.get("Error") else "")
+
+    def _wanted_memory(self) -> bool:
+        """Tell whether the kernel ended a process of it, while it runs, for want of memory."""
+        counts = self._run("sh", "-c", f"cat {' '.join(_MEMORY_EVENTS)} 2>/dev/null; true") or b""
+        return any(line.startswith(b"oom_kill ") and line != b"oom_kill 0" for line in counts.splitlines())
+
+    def _last_word(self) -> str:
+        """Return the last that the watch said; empty where it said nothing."""
+        try:
+            with engine.translated("read the container's last lines"):
+                lines = self.engine.api.logs(self.id, tail=_LAST_LINES).decode(errors="replace").splitlines()
+        except LaunchError:
+            return ""
+        return next((line.removeprefix(_WORD) for line in reversed(lines) if line.startswith(_WORD)), "")
 
     def log_tail(self, lines: int = 20) -> Sequence[str]:
         """Return the last lines that it printed."""

@@ -39,7 +39,7 @@ _TAKEN = ("port is already allocated", "address already in use")
 
 # The arguments: the deadline in seconds or 0, whether standard input is a lease, and the server's command.
 # TERM goes to what the command started too: torchserve is a wrapper that does not pass it on, and its end would take
-# the JVM with it. A lease that says "stay" is one that is given back.
+# the JVM with it. A lease that says "stay" is one that is given back. Its words are read by `Container.why_ended`.
 WATCH = """
 deadline=$1 leased=$2; shift 2
 exec 3<&0
@@ -63,6 +63,9 @@ while :; do
 done
 for kid in $kids; do
   while kill -0 "$kid" 2>/dev/null; do sleep 0.05; done
+done
+cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null | while read -r name count; do
+  [ "$name" != oom_kill ] || [ "$count" = 0 ] || echo "servewright: out of memory" >&2
 done
 exit "$code"
 """.strip()
