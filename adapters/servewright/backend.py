@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from servewright.server import RunningServer
     from servewright.spec import ModelSpec, ServerSettings, Signature
     from servewright.specfile import Document
+    from servewright.tuning.knobs import Tuning
 
     Tensors: TypeAlias = Mapping[str, NDArray[np.generic]]
 
@@ -300,6 +301,7 @@ class Backend:
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
         credentials: the headers that let a request in at this moment, asked for again before they expire.
         lint: the rules and readers of its files for the linter; `None` where it has none.
+        tuning: its knobs and its scheduler, for the tuner; `None` where it cannot be tuned yet.
         rolling: how live servers go from one version to the next; `None` where they cannot yet.
     """
 
@@ -330,4 +332,5 @@ class Backend:
     credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}
     recipe: Callable[[Fleet | None, Site], Recipe] | None = None
     lint: Callable[[], Linter] | None = None
+    tuning: Callable[[], Tuning] | None = None
     rolling: Callable[[], Rolling] | None = None

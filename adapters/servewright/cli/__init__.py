@@ -36,6 +36,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "load": "Send load to a running server, and say what users see.",
     "rollout": "Move running servers to a new version: canary, probe, promote.",
     "rollback": "Take a rollout back.",
+    "tune": "Find the batching settings that serve a load best, and write them.",
     "lint": "Check configs, archives and commands that are there already.",
     "verify-archive": "Prove model archives safe, without unpacking them.",
     "doctor": "Say what this machine can run, and what is missing.",

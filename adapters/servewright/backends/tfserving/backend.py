@@ -10,6 +10,7 @@ from servewright.backends.tfserving import flags, keys, packing, payloads, recip
 
 if TYPE_CHECKING:
     from servewright.linting.linter import Linter
+    from servewright.tuning.knobs import Tuning
     from servewright.rollout.plan import Rolling
 
 
@@ -25,6 +26,13 @@ def _rolling() -> Rolling:
     from servewright.backends.tfserving import rollout
 
     return rollout.rolling()
+
+
+def _tuning() -> Tuning:
+    """Return what can be tuned; numpy is imported when it is asked for."""
+    from servewright.backends.tfserving.knobs import TUNING
+
+    return TUNING
 
 
 BACKEND = Backend(
@@ -60,5 +68,6 @@ BACKEND = Backend(
     payloads=payloads.payloads,
     recipe=recipe.recipe,
     lint=_lint,
+    tuning=_tuning,
     rolling=_rolling,
 )

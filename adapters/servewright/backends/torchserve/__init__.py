@@ -11,6 +11,7 @@ from servewright.backends.torchserve import keys, packing, payloads, recipe, run
 if TYPE_CHECKING:
     from servewright.linting.linter import Linter
     from servewright.rollout.plan import Rolling
+    from servewright.tuning.knobs import Tuning
 
 
 def _lint() -> Linter:
@@ -18,6 +19,13 @@ def _lint() -> Linter:
     from servewright.backends.torchserve.linting import linter
 
     return linter()
+
+
+def _tuning() -> Tuning:
+    """Return what can be tuned; numpy is imported when it is asked for."""
+    from servewright.backends.torchserve.knobs import TUNING
+
+    return TUNING
 
 
 def _rolling() -> Rolling:
@@ -68,4 +76,5 @@ BACKEND = Backend(
     recipe=recipe.recipe,
     lint=_lint,
     rolling=_rolling,
+    tuning=_tuning,
 )

@@ -1,0 +1,95 @@
+"""From the options of `servewright tune` to a study, and from that to an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from servewright import units
+from servewright.cli import printing
+from servewright.errors import CheckFailedError, ExitCode, InputError
+
+
+def run(spec: Path, **options: Any) -> None:
+    """Carry out what the options say, print it, and exit as it went."""
+    if sum(map(bool, (options["rate"], options["concurrency"], options["max_throughput"]))) > 1:
+        raise click.UsageError("--rate, --concurrency and --max-throughput are three goals; give one of them")
+    from servewright import pipeline, registry
+    from servewright.cli.tune import progress, shown
+    from servewright.tuning import study, tuner
+    from servewright.tuning.live import Subject
+
+    fleet = pipeline.load(spec)
+    if len(fleet.models) != 1:
+        raise InputError(f"{spec} has {len(fleet.models)} models; tune the spec of one")
+    backend = pipeline.backend_for(fleet, options["backend"])
+    tuning = tuner.tuning_of(backend)
+    ask = _ask(fleet.models[0].spec, options)
+    pipeline.check(fleet, backend, trust=options["trust"])
+    pipeline.sweep()
+    subject = Subject(
+        fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, options["runtime"], options["image"]),
+        tuning=tuning, text=spec.read_text(encoding="utf-8-sig"), transport=options["transport"], data=options["data"],
+        trust=options["trust"],
+    )  # fmt: skip
+    folder = options["output"] or Path(f"{fleet.name}-{backend.name}-study")
+    found = tuner.tune(
+        subject, ask, folder, backends=registry.names(), resume=options["resume"], on_stage=printing.stage,
+        on_measured=progress,
+    )  # fmt: skip
+    wrote = spec.absolute().parent / tuner.tuned_name(spec) if found.winner and found.state != "interrupted" else None
+    if options["as_json"]:
+        printing.as_json({"ok": found.state not in ("nothing", "interrupted"), "study": str(folder / study.FILE)}
+                         | found.model_dump(mode="json"))  # fmt: skip
+    else:
+        shown(found, folder, wrote)
+    if found.state == "interrupted":
+        raise SystemExit(int(ExitCode.INTERRUPTED))
+    if options["require_real"] and found.server.stand_in:
+        raise CheckFailedError(f"{found.server.name} is a stand-in; give --runtime docker or process")
+    if found.state == "nothing":
+        raise SystemExit(int(ExitCode.CHECK_FAILED))
+
+
+def _ask(spec: Any, options: dict[str, Any]) -> Any:
+    from servewright.load.saturation import Slo, parse_slo
+    from servewright.tuning.tuner import Ask
+
+    if options["slo"]:
+        slo = parse_slo(options["slo"])
+    else:
+        own = {name: getattr(spec.slo, name) for name in ("p50", "p90", "p99")}
+        latency = tuple((name, limit / 1000) for name, limit in own.items() if limit is not None)
+        slo = Slo(latency_ms=latency, errors=spec.slo.errors or 0.0)
+    if options["max_throughput"] and not slo.latency_ms:
+        raise click.UsageError("--max-throughput needs a promise to stop at, such as --slo p99=50ms")
+    chosen = options["concurrency"] or options["max_throughput"]
+    rate = _rate(options["rate"]) if options["rate"] else None if chosen else spec.slo.rate
+    return Ask(
+        slo=slo, rate=rate, concurrency=options["concurrency"], most=options["max_throughput"],
+        budget=options["budget"], time_s=_seconds(options["time_limit"], "--time"),
+        each_s=_seconds(options["each"], "--each"), rounds=options["rounds"], margin=options["margin"],
+        seed=options["seed"],
+    )  # fmt: skip
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text) if text.replace(".", "", 1).isdigit() else units.parse_rate_per_s(text)
+    except units.UnitError as error:
+        raise InputError(f"--rate: {error}") from error
+    if rate <= 0:
+        raise InputError(f"--rate: {text} sends nothing; give a positive one")
+    return rate
+
+
+def _seconds(text: str, name: str) -> float:
+    try:
+        seconds = units.parse_duration_us(text) / 1e6
+    except units.UnitError as error:
+        raise InputError(f"{name}: {error}") from error
+    if seconds <= 0:
+        raise InputError(f"{name}: {text} is no time; give a positive one")
+    return seconds

@@ -1,0 +1,134 @@
+"""What is believed of settings that were not measured: the simulation's word, corrected by what was measured near them.
+
+The correction is a Gaussian process over the logarithm of measured by simulated, in which neighbours are settings one
+step of a knob apart. It says how sure it is, too: a search needs both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from servewright.simulating import Floats
+from servewright.tuning.study import Load, Settings, Value
+
+# Standard deviations of log ratios: of all settings together, of neighbours together, of one measurement.
+_RATE: Final = (0.15, 0.10, 0.04)
+_LATENCY: Final = (0.15, 0.15, 0.08)
+_KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
+_REACH: Final = 1.3
+_MOST_OFF: Final = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A normal distribution of a logarithm for each point: its mean and its standard deviation."""
+
+    mean: Floats
+    deviation: Floats
+
+    def chance_below(self, limit: float | Floats) -> Floats:
+        """Return the probability that each value lies below ``limit``, itself a logarithm."""
+        return _normal((limit - self.mean) / self.deviation)
+
+    def gain_over(self, best: float) -> Floats:
+        """Return by how much each value is expected to exceed ``best``, nothing where it does not."""
+        step = (self.mean - best) / self.deviation
+        density = np.exp(-0.5 * step**2) / math.sqrt(2 * math.pi)
+        gain: Floats = self.deviation * (step * _normal(step) + density)
+        return gain
+
+
+_erf = np.vectorize(math.erf, otypes=[float])
+
+
+def _normal(value: Floats) -> Floats:
+    found: Floats = 0.5 * (1.0 + _erf(value / math.sqrt(2)))
+    return found
+
+
+def places(settings: Sequence[Settings], loads: Sequence[Load]) -> Floats:
+    """Return where each setting under its load lies: neighbouring values of a knob are one apart."""
+    steps: dict[str, dict[Value, int]] = {}
+    for name in sorted({name for each in settings for name in each}):
+        steps[name] = {value: rank for rank, value in enumerate(sorted({each[name] for each in settings}, key=_order))}
+    found = [
+        [*(float(steps[name][each[name]]) for name in steps), *_load_place(load)]
+        for each, load in zip(settings, loads, strict=True)
+    ]
+    return np.array(found)
+
+
+def _order(value: Value) -> tuple[int, ...]:
+    if isinstance(value, tuple):
+        return (len(value), *value)
+    return (value,) if isinstance(value, int) else (0,)
+
+
+def _load_place(load: Load) -> tuple[float, float]:
+    if load.concurrency is not None:
+        return 0.0, 0.5 * math.log2(load.concurrency)
+    assert load.rate is not None
+    return 3.0, 0.5 * math.log2(load.rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """Every point, a setting under a load: what the simulation says, and where it lies.
+
+    ``simulated`` has a row per point: the rate, then latencies in milliseconds by `calibrating.PERCENTILES`.
+    ``kept_up`` tells of which points the rate is known before, ``closed`` those of closed loops.
+    """
+
+    place: Floats
+    simulated: Floats
+    kept_up: NDArray[np.bool_]
+    closed: NDArray[np.bool_]
+
+    def corrected(self, measured: Sequence[int], shown: Floats) -> list[Guess]:
+        """Return what is believed of the rate and of each latency, where points ``measured`` have ``shown`` theirs."""
+        guesses: list[Guess] = []
+        simulated, seen = np.log(self.simulated), np.log(shown)
+        at = np.array(measured, np.int64)
+        # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
+        simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
+        seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]
+        for column in range(simulated.shape[1]):
+            prior = simulated[:, column]
+            scales = _RATE if column == 0 else _LATENCY
+            off = np.clip(seen[:, column] - prior[at], -_MOST_OFF, _MOST_OFF) if len(at) else np.zeros(0)
+            mean, deviation = self._carried(at, off, scales)
+            if column == 0:
+                mean = np.where(self.kept_up, np.clip(mean, -0.02, 0.0), mean)
+                deviation = np.where(self.kept_up, _KEPT_UP[0], deviation)
+            else:
+                mean = mean - np.where(self.closed, guesses[0].mean, 0.0)
+                deviation = np.hypot(deviation, np.where(self.closed, guesses[0].deviation, 0.0))
+            guesses.append(Guess(prior + mean, deviation))
+        return guesses
+
+    def _carried(
+        self, at: np.ndarray[tuple[int], np.dtype[np.int64]], off: Floats, scales: Sequence[float]
+    ) -> tuple[Floats, Floats]:
+        everywhere, near, noise = scales
+        whole = everywhere**2 + near**2
+        if not len(at):
+            return np.zeros(len(self.place)), np.full(len(self.place), math.sqrt(whole + noise**2))
+        there = self.place[at]
+        among = self._alike(there, there, everywhere, near) + noise**2 * np.eye(len(at))
+        across = self._alike(self.place, there, everywhere, near)
+        weights = np.linalg.solve(among, np.column_stack([off, across.T]))
+        mean = across @ weights[:, 0]
+        variance = whole - (across * weights[:, 1:].T).sum(axis=1)
+        return mean, np.sqrt(np.maximum(variance, 0.0) + noise**2)
+
+    @staticmethod
+    def _alike(here: Floats, there: Floats, everywhere: float, near: float) -> Floats:
+        distance = ((here[:, None] - there[None]) ** 2).sum(axis=2)
+        found: Floats = everywhere**2 + near**2 * np.exp(-distance / (2 * _REACH**2))
+        return found

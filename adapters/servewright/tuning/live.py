@@ -1,0 +1,220 @@
+"""The bench on a real server: started with a setting, loaded, and stopped; its death is an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from servewright import launching, packaging, runs, specfile
+from servewright.backend import Backend, Identity, Payload, Transport
+from servewright.errors import InputError, LaunchError, ProbeError, ServewrightError
+from servewright.fleet import Fleet
+from servewright.launching import Choice
+from servewright.load import requests
+from servewright.load.measurement import Measurement
+from servewright.load.running import measure
+from servewright.load.watching import server_of
+from servewright.load.workload import Closed, Pace, Workload
+from servewright.samples import batchable, made_up
+from servewright.server import RunningServer
+from servewright.tuning import spec_text
+from servewright.tuning.knobs import Tuning
+from servewright.tuning.search import Question, broken
+from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Settings
+
+_TIMEOUT_S: Final = 10.0
+_SERVICE_S: Final = 2.0
+_WARM_UP_S: Final = 1.0
+_PER_PROCESS: Final = 4000.0  # requests per second that one process sends with ease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is tuned: a fleet of one, its spec's text, and how its server is started."""
+
+    fleet: Fleet
+    backend: Backend
+    choice: Choice
+    tuning: Tuning
+    text: str
+    transport: Transport = "http"
+    data: Path | None = None
+    trust: bool = False
+
+    @property
+    def document(self) -> specfile.Document:
+        """The spec."""
+        return self.fleet.models[0]
+
+    def rewritten(self, settings: Settings | None) -> str:
+        """Return the spec's text with ``settings``; as it is for none."""
+        keys = self.tuning.keys(settings) if settings is not None else {}
+        return spec_text.changed(self.text, keys, file=self.document.file)
+
+    def with_settings(self, settings: Settings | None, *, backends: Sequence[str]) -> Fleet:
+        """Return the fleet with ``settings``."""
+        if settings is None:
+            return self.fleet
+        document = specfile.parse(
+            self.rewritten(settings).encode(), folder=self.document.folder, file=self.document.file, backends=backends
+        )
+        return replace(self.fleet, models=(document,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A server that runs with some settings, ready to be loaded."""
+
+    server: RunningServer
+    client: Any
+    payloads: tuple[Payload, ...]
+    headers: Callable[[], Mapping[str, str]]
+    identity: Identity
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveBench:
+    """Answers questions by measuring; the server of the last question stays until another setting is asked for."""
+
+    subject: Subject
+    goal: Goal
+    backends: Sequence[str]
+    each_s: float = 5.0
+    until: float | None = None
+    identity: Identity | None = None
+    _held: ExitStack = field(default_factory=ExitStack)
+    _serving: Serving | None = None
+    _settings: Settings | None = None
+
+    def close(self) -> None:
+        """Stop the server that is held."""
+        self._serving = self._settings = None
+        held, self._held = self._held, ExitStack()
+        held.close()
+
+    def over(self) -> bool:
+        """Tell whether the time is spent."""
+        return self.until is not None and time.monotonic() >= self.until
+
+    def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
+        """Measure requests of many rows, one at a time, on the server as its spec has it."""
+        self.close()
+        signature = self.subject.document.spec.signature
+        with self.running(None) as serving:
+            if not batchable(signature):
+                rows = rows[:1]
+            found = []
+            for count in rows:
+                payload = self._payload(serving, count)
+                seen = self._loaded(serving, Closed(concurrency=1), payloads=payload, seconds=_SERVICE_S)
+                found.append(_service_time(count, seen))
+        return found
+
+    def measure(self, question: Question) -> Measured:
+        """Load the server with the question's settings; one that fails under them is unsafe."""
+        begin = time.monotonic()
+        try:
+            if self._serving is None or self._settings != question.settings:
+                self.close()
+                self._serving = self._held.enter_context(self.running(question.settings))
+                self._settings = question.settings
+            seen = self._loaded(self._serving, question.load.pace)
+            if seen.ended == "interrupted":
+                raise KeyboardInterrupt
+            if not self._serving.server.alive():
+                raise LaunchError("the server ended under load: " + self._serving.server.why_ended())
+        except (LaunchError, ProbeError) as error:
+            self._abandon()
+            return Measured(
+                rate=0.0, p50_ms=None, p90_ms=None, p99_ms=None, error_share=1.0, index=question.index,
+                stage=question.stage, settings=question.settings, load=question.load, predicted=question.predicted,
+                unsafe=str(error).splitlines()[0], seconds=round(time.monotonic() - begin, 2),
+            )  # fmt: skip
+        shown = seen_of(seen)
+        return Measured(
+            **shown.model_dump(), index=question.index, stage=question.stage, settings=question.settings,
+            load=question.load, predicted=question.predicted, errors=dict(seen.errors), client_bound=seen.client_bound,
+            broken=broken(self.goal, shown, question.load), seconds=round(time.monotonic() - begin, 2),
+        )  # fmt: skip
+
+    def once(self, serving: Serving, load: Load) -> Seen:
+        """Return what users of a server see."""
+        seen = self._loaded(serving, load.pace)
+        if seen.ended == "interrupted":
+            raise KeyboardInterrupt
+        return seen_of(seen)
+
+    def _abandon(self) -> None:
+        """Stop a server that has failed; that it cannot even be stopped is no news of the setting."""
+        try:
+            self.close()
+        except ServewrightError:
+            self._serving = None
+
+    @contextmanager
+    def running(self, settings: Settings | None) -> Iterator[Serving]:
+        """Start a server with ``settings``, the spec's own for none, for as long as the block lasts."""
+        subject = self.subject
+        fleet = subject.with_settings(settings, backends=self.backends)
+        document, backend = fleet.models[0], subject.backend
+        with runs.running() as run:
+            artifact = packaging.package(fleet, backend, run.folder / "artifact", packed=False, trust=subject.trust)
+            server, client = launching.start(fleet, backend, artifact, subject.choice)
+            try:
+                inputs = requests.samples(document, file=subject.data)
+                payloads, headers = requests.prepared(document, backend, client, subject.transport, inputs)
+                self.identity = backend.identity(client)
+                yield Serving(server=server, client=client, payloads=payloads, headers=headers, identity=self.identity)
+            finally:
+                client.close()
+                server.stop()
+
+    def _payload(self, serving: Serving, rows: int) -> tuple[Payload, ...]:
+        document, backend = self.subject.document, self.subject.backend
+        inputs = [made_up(document.spec.signature, rows, seed=requests.SEED + rows)]
+        found, _ = requests.prepared(document, backend, serving.client, self.subject.transport, inputs)
+        return found
+
+    def _loaded(
+        self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0
+    ) -> Measurement:
+        rate = _PER_PROCESS - 1 if isinstance(pace, Closed) else pace.rate
+        workload = Workload(
+            endpoint=requests.endpoint(serving.server, self.subject.transport),
+            payloads=payloads or serving.payloads, pace=pace, duration_s=seconds or self.each_s, warm_up_s=_WARM_UP_S,
+            timeout_s=_TIMEOUT_S, processes=1 + int(rate // _PER_PROCESS), settle=not seconds,
+        )  # fmt: skip
+        pid = getattr(serving.server.handle, "pid", None)
+        return measure(workload, headers=serving.headers, saturated=server_of(pid))
+
+
+def seen_of(found: Measurement) -> Seen:
+    """Return a measurement in a study's form."""
+
+    def latency(share: float) -> float | None:
+        value = found.percentile_ms(share)
+        return round(value, 4) if value == value else None
+
+    return Seen(
+        rate=round(found.rate, 3), p50_ms=latency(0.5), p90_ms=latency(0.9), p99_ms=latency(0.99),
+        p999_ms=latency(0.999), error_share=round(found.error_share, 6),
+    )  # fmt: skip
+
+
+def _service_time(rows: int, found: Measurement) -> ServiceTime:
+    """Return the median with an interval from the medians of the load's windows."""
+    middle = found.percentile_ms(0.5)
+    if middle != middle:
+        raise InputError(f"a request of {rows} rows got no answer ({dict(found.errors)}); try --transport or --data")
+    windows = np.array([point["p50_ms"] for point in found.timeline if point["p50_ms"] > 0] or [middle])
+    half = 1.96 * float(windows.std(ddof=1)) / len(windows) ** 0.5 if len(windows) > 1 else 0.0
+    return ServiceTime(
+        rows=rows, ms=round(middle, 4), low_ms=round(middle - half, 4), high_ms=round(middle + half, 4),
+        requests=len(found.latency),
+    )  # fmt: skip

@@ -1,0 +1,241 @@
+"""The search: calibrate, simulate the whole grid, verify the promising few; a function of a function that measures.
+
+It knows no server and touches nothing, so the same code tunes a running server and replays a recorded surface, and a
+study is resumed by asking it again: the same answers lead to the same questions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from servewright.calibrating import NUMBERS, PERCENTILES, Cell, fit
+from servewright.calibrating import Model as Fitted
+from servewright.load.measurement import PERCENTILES as NAMED
+from servewright.simulating import Floats, Scheduler
+from servewright.tuning.belief import Belief, Guess, places
+from servewright.tuning.study import Goal, Load, Measured, Model, Predicted, Predictions, Seen, ServiceTime, Settings
+
+ROWS: Final = (1, 64)  # of the requests by which a batch's time is calibrated
+_CALIBRATED: Final = 3  # settings that are measured before the model is fitted
+ROUNDS: Final = 12
+_ENOUGH: Final = 0.002  # the greatest chance of winning by more than the margin that is let go
+_TAIL: Final = 1.25  # of p99.9 over p99, where only this is simulated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be measured next, and what the model says of it."""
+
+    index: int
+    stage: Any
+    settings: Settings
+    load: Load
+    predicted: Seen | None = None
+
+
+class Bench(Protocol):
+    """What answers questions: a running server, or a recording of one."""
+
+    def service_times(self, rows: Sequence[int]) -> Sequence[ServiceTime]:
+        """Return how long a request of each number of rows takes alone, without batching."""
+        ...
+
+    def measure(self, question: Question) -> Measured:
+        """Return what users see; a server that fails under the setting is an answer too."""
+        ...
+
+    def over(self) -> bool:
+        """Tell whether the time is spent."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Found:
+    """What a search has found, whenever it ended; ``best`` is a measurement that keeps every promise."""
+
+    service_times: tuple[ServiceTime, ...] = ()
+    model: Model | None = None
+    predictions: Predictions | None = None
+    measurements: list[Measured] = field(default_factory=list)
+    best: Measured | None = None
+    state: str = "spent"
+
+
+def worth(goal: Goal, seen: Seen) -> float:
+    """Return the logarithm of what is maximised."""
+    found = seen.rate if goal.maximise == "rate" else 1.0 / max(seen.percentile_ms(0.99), 1e-6)
+    return float(np.log(max(found, 1e-9)))
+
+
+def broken(goal: Goal, seen: Seen, load: Load) -> str:
+    """Return the first promise that ``seen`` breaks, or nothing."""
+    return goal.slo.broken_by(seen, asked=load.rate)
+
+
+def search(grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Bench, *, rounds: int = ROUNDS) -> Found:
+    """Return the best of ``grid`` under the goal's loads, in at most the goal's budget of measurements.
+
+    ``rounds`` is how long the model is fitted. Ctrl-C ends the search with what there is.
+    """
+    state = Found()
+    try:
+        _Search(grid, goal, scheduler, bench, state, rounds).run()
+    except KeyboardInterrupt:
+        state.state = "interrupted"
+    if state.best is None and state.state == "complete":
+        state.state = "nothing"
+    return state
+
+
+class _Search:
+    """One search under way; points are all settings under all loads, in one order."""
+
+    def __init__(
+        self, grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Bench, found: Found, rounds: int
+    ) -> None:
+        self.grid, self.goal, self.scheduler, self.bench, self.found = grid, goal, scheduler, bench, found
+        self.rounds, self.seconds = rounds, 0.0
+        self.points = [(settings, load) for load in goal.loads for settings in grid]
+        self.place = places([each for each, _ in self.points], [load for _, load in self.points])
+        self.measured: list[int] = []
+        self.closed = np.zeros(len(self.points), np.bool_)  # measured, or known to harm the server
+
+    def run(self) -> None:
+        """Ask until nothing can win any more, or nothing is left to ask with."""
+        self.found.service_times = tuple(self.bench.service_times(ROWS))
+        for point in self._spread():
+            if self._left() < 1:
+                return
+            self._ask("calibrate", point, None)
+        belief = self._simulated()
+        while self._left() >= 1:
+            guesses = belief.corrected(*self._known())
+            point, chance = self._next(guesses)
+            self._keep(guesses)
+            if chance < _ENOUGH:
+                self.found.state = "complete"
+                return
+            self._ask("verify", point, self._seen(guesses, point))
+        self._keep(belief.corrected(*self._known()))
+
+    def _left(self) -> int:
+        if self.bench.over():
+            return 0
+        return self.goal.budget - len(self.found.service_times) - len(self.found.measurements)
+
+    def _ask(self, stage: str, point: int, predicted: Seen | None) -> None:
+        settings, load = self.points[point]
+        index = len(self.found.measurements)
+        seen = self.bench.measure(Question(index=index, stage=stage, settings=settings, load=load, predicted=predicted))
+        self.found.measurements.append(seen)
+        self.closed[point] = True
+        if seen.unsafe:
+            self.closed |= np.array([each == settings for each, _ in self.points])
+            return
+        if seen.p99_ms is not None and seen.rate > 0:
+            self.measured.append(point)
+        best = self.found.best
+        if not seen.broken and (best is None or worth(self.goal, seen) > worth(self.goal, best)):
+            self.found.best = seen
+
+    def _known(self) -> tuple[list[int], Floats]:
+        usable = [each for each in self.found.measurements if not each.unsafe and each.p99_ms is not None and each.rate]
+        shown = [[each.rate, *(each.percentile_ms(share) for share in PERCENTILES)] for each in usable]
+        return self.measured, np.array(shown).reshape(len(usable), 1 + len(PERCENTILES))
+
+    def _spread(self) -> list[int]:
+        """Return points to calibrate on, far from each other, under the loads that show most.
+
+        The first fills the largest batches one after the other: it shows what answering costs. The rest is the seed's.
+        """
+        random = np.random.default_rng(self.goal.seed)
+        closed = [load for load in self.goal.loads if load.concurrency is not None]
+        busy = closed or list(self.goal.loads)
+        count = len(self.grid)
+        place = self.place[:count]
+        policy = self.scheduler.policy(self.grid)
+        picked = [int(np.lexsort((-policy.workers, policy.delay, policy.size))[-1])]
+        while len(picked) < min(_CALIBRATED, count):
+            distance = ((place[:, None] - place[picked][None]) ** 2).sum(axis=2).min(axis=1)
+            farthest = np.flatnonzero(distance >= 0.8 * distance.max())
+            picked.append(int(random.choice(farthest)))
+        loads = [self.goal.loads.index(busy[-1 - turn % min(2, len(busy))]) for turn in range(len(picked))]
+        return [load * count + each for load, each in zip(loads, picked, strict=True)]
+
+    def _simulated(self) -> Belief:
+        """Fit the model to what was measured, and ask it of every point."""
+        begin = time.monotonic()
+        times = {each.rows: each.ms / 1e3 for each in self.found.service_times}
+        cells = [
+            Cell(
+                setting=each.settings, pace=each.load.pace, rate=each.rate,
+                percentiles_ms=tuple(each.percentile_ms(share) for share in PERCENTILES),
+            )
+            for each in self.found.measurements
+            if not each.unsafe and each.p99_ms is not None and each.rate > 0
+        ]  # fmt: skip
+        fitted: Fitted = fit(self.scheduler, times, cells, rounds=self.rounds, seed=self.goal.seed)
+        values = {name: float(value) for name, value in zip(NUMBERS, fitted.values, strict=True)}
+        self.found.model = Model(values=values, error=fitted.error, rounds=self.rounds)
+        simulated = fitted.simulated([(settings, load.pace) for settings, load in self.points])
+        asked = np.array([load.rate or 0.0 for _, load in self.points])
+        kept_up = (asked > 0) & (simulated[:, 0] > 0.97 * asked)
+        self.seconds = time.monotonic() - begin
+        return Belief(place=self.place, simulated=np.maximum(simulated, 1e-9), kept_up=kept_up, closed=asked == 0)
+
+    def _holds(self, guesses: Sequence[Guess]) -> Floats:
+        """Return the chance of each point to keep every promise on latency, and the rate that is asked."""
+        chance: Floats = np.ones(len(self.points))
+        columns = {share: column for column, share in enumerate(PERCENTILES, 1)}
+        for name, limit in self.goal.latency_ms.items():
+            share = NAMED[name]
+            column, factor = (columns[share], 1.0) if share in columns else (columns[0.99], _TAIL)
+            chance = np.minimum(chance, guesses[column].chance_below(float(np.log(limit / factor))))
+        asked = np.array([load.rate or 1e-9 for _, load in self.points])
+        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(0.97 * asked)))
+
+    def _worth(self, guesses: Sequence[Guess]) -> Guess:
+        if self.goal.maximise == "rate":
+            return guesses[0]
+        tail = guesses[1 + PERCENTILES.index(0.99)]
+        return Guess(-tail.mean, tail.deviation)
+
+    def _next(self, guesses: Sequence[Guess]) -> tuple[int, float]:
+        """Return the point to measure next, and the greatest chance of any to win by more than the margin."""
+        value, holds = self._worth(guesses), np.where(self.closed, 0.0, self._holds(guesses))
+        if self.found.best is None:
+            promise = holds * np.exp(value.mean - value.mean.max())
+            return int(promise.argmax()), float(holds.max())
+        best = worth(self.goal, self.found.best)
+        wins = holds * (1.0 - value.chance_below(best + np.log1p(self.goal.margin)))
+        promise = holds * value.gain_over(best)
+        return int(promise.argmax()), float(wins.max())
+
+    def _seen(self, guesses: Sequence[Guess], point: int) -> Seen:
+        rate, *latencies = (float(np.exp(guess.mean[point])) for guess in guesses)
+        return Seen(rate=rate, p50_ms=latencies[0], p90_ms=latencies[1], p99_ms=latencies[2])
+
+    def _keep(self, guesses: Sequence[Guess]) -> None:
+        """Keep the frontier of what is believed, and the best of it."""
+        value, holds = self._worth(guesses), self._holds(guesses)
+        rates, tails = guesses[0].mean, guesses[1 + PERCENTILES.index(0.99)].mean
+        frontier, least = [], np.inf
+        for point in np.lexsort((tails, -rates)).tolist():
+            if tails[point] < least:
+                least = tails[point]
+                frontier.append(point)
+        best = np.argsort(-np.where(holds > 0.5, value.mean, -np.inf))[:10].tolist()
+        self.found.predictions = Predictions(
+            settings=len(self.grid), seconds=round(self.seconds, 2),
+            frontier=tuple(self._predicted(guesses, holds, point) for point in frontier),
+            best=tuple(self._predicted(guesses, holds, point) for point in best),
+        )  # fmt: skip
+
+    def _predicted(self, guesses: Sequence[Guess], holds: Floats, point: int) -> Predicted:
+        settings, load = self.points[point]
+        return Predicted(settings=settings, load=load, seen=self._seen(guesses, point), holds=bool(holds[point] > 0.5))

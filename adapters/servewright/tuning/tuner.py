@@ -1,0 +1,315 @@
+"""A whole study on a real server: search, compare with the default, and write what came of it."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from servewright.errors import InputError, UnavailableError
+from servewright.load.saturation import Slo
+from servewright.rendering import render
+from servewright.tuning import gain, recalling, study
+from servewright.tuning.journal import NAME as JOURNAL
+from servewright.tuning.journal import Journal
+from servewright.tuning.knobs import Demand, Tuning, grid
+from servewright.tuning.live import LiveBench, Serving, Subject
+from servewright.tuning.machine import machine, versions
+from servewright.tuning.search import Found, Question, search
+from servewright.tuning.study import Comparison, Goal, Knob, Load, Measured, Round, Settings, Study, Winner
+from servewright.writing import write_texts
+
+Listener = Callable[[str], None]
+
+_CALLERS: Final = 64
+# Of what a closed loop reaches: the rates of open loops that are compared for the greatest within the promises.
+_LADDER: Final = tuple(round(0.3 * 1.13**step, 4) for step in range(12))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a user asks of a study.
+
+    One of ``rate``, ``concurrency`` and ``most`` (the greatest rate of an open loop) is what the server shall be good
+    at. ``budget`` counts measurements before the comparison, ``rounds`` those in it; one takes ``each_s`` at most.
+    """
+
+    slo: Slo
+    rate: float | None = None
+    concurrency: int | None = None
+    most: bool = False
+    budget: int = 14
+    time_s: float | None = None
+    each_s: float = 5.0
+    rounds: int = gain.ROUNDS
+    margin: float = 0.03
+    seed: int = 0
+
+
+def tuning_of(subject: Any) -> Tuning:
+    """Return a backend's declaration of its knobs; `UnavailableError` where it has none."""
+    if subject.tuning is None:
+        raise UnavailableError(f"{subject.title} cannot be tuned yet; its backend declares no knobs")
+    found: Tuning = subject.tuning()
+    return found
+
+
+def tune(
+    subject: Subject,
+    ask: Ask,
+    folder: Path,
+    *,
+    backends: Sequence[str],
+    resume: bool = False,
+    on_stage: Listener = lambda _: None,
+    on_measured: Callable[[Measured], None] = lambda _: None,
+) -> Study:
+    """Tune, and write ``study.json``, and the tuned spec and configs where something beats the default.
+
+    Ctrl-C writes what there is; a killed study goes on with ``resume``.
+    """
+    spec_file = Path(subject.document.file)
+    goal = _goal(ask)
+    identity = {
+        "goal": goal.model_dump(mode="json"), "most": ask.most, "backend": subject.backend.name,
+        "runtime": subject.choice.runtime, "digest": subject.document.digest, "transport": subject.transport,
+        "began": study.now(),
+    }  # fmt: skip
+    path = folder / JOURNAL
+    if resume:
+        journal = Journal.resume(path)
+        _same(journal, identity, path)
+        goal = Goal.model_validate(journal.head["goal"])
+    else:
+        journal = Journal.create(path, identity)
+    return _Tuner(subject, ask, goal, journal, folder, spec_file, backends, on_stage, on_measured).run()
+
+
+def _same(journal: Journal, identity: dict[str, Any], path: Path) -> None:
+    """Refuse to mix two studies in one journal."""
+    for key in ("backend", "runtime", "digest", "transport", "most"):
+        if journal.head.get(key) != identity[key]:
+            what = "the spec has changed" if key == "digest" else f"{key} was {journal.head.get(key)}"
+            raise InputError(f"{path} is of another study: {what}; begin a new one with another -o")
+
+
+def _goal(ask: Ask) -> Goal:
+    loads: tuple[Load, ...] = (Load(concurrency=ask.concurrency or _CALLERS),)
+    if ask.rate is not None:
+        loads = (Load(rate=ask.rate),)
+    maximise: Literal["rate", "latency"] = "rate" if ask.rate is None else "latency"
+    return Goal(
+        maximise=maximise, latency_ms=dict(ask.slo.latency_ms), errors=ask.slo.errors, loads=loads, budget=ask.budget,
+        time_s=ask.time_s, margin=ask.margin, seed=ask.seed,
+    )  # fmt: skip
+
+
+class _Tuner:
+    """One study under way."""
+
+    def __init__(
+        self, subject: Subject, ask: Ask, goal: Goal, journal: Journal, folder: Path, spec_file: Path,
+        backends: Sequence[str], on_stage: Listener, on_measured: Callable[[Measured], None],
+    ) -> None:  # fmt: skip
+        self.subject, self.ask, self.goal, self.journal = subject, ask, goal, journal
+        self.folder, self.spec_file, self.backends = folder, spec_file, backends
+        self.on_stage, self.on_measured = on_stage, on_measured
+        self.machine = machine()
+        until = time.monotonic() + ask.time_s if ask.time_s else None
+        self.bench = LiveBench(subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until)
+        self.interrupted = False
+
+    def run(self) -> Study:
+        try:
+            return self._run()
+        finally:
+            self.bench.close()
+
+    def _run(self) -> Study:
+        spec = self.subject.document.spec
+        found, comparison = Found(), None
+        demand = Demand.of(self.goal.loads, self.machine.cores)
+        knobs: tuple[Knob, ...] = ()
+        try:
+            if self.ask.most:
+                self._ladder()
+                demand = Demand.of(self.goal.loads, self.machine.cores)
+                demand = Demand(waiting=min(demand.waiting, 4 * _CALLERS), cores=demand.cores)
+            knobs = tuple(self.subject.tuning.knobs(spec, demand))
+            settings = grid(self.subject.tuning, knobs, demand)
+            self.on_stage(f"calibrate, then search {len(settings)} settings with {self.goal.budget} measurements")
+            self._server_said()
+            recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
+            found = search(settings, self.goal, self.subject.tuning.scheduler, recalled)
+            self.bench.close()
+            if found.state == "interrupted":
+                raise KeyboardInterrupt
+            if found.best is not None:
+                comparison = self._compared(found.best)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        return self._concluded(found, comparison, knobs, demand)
+
+    def _server_said(self) -> None:
+        """Keep what the server says that it is, from the first one that runs."""
+        for fact in self.journal.all("server"):
+            self.server = study.Server.model_validate(fact["server"])
+            return
+        with self.bench.running(None) as serving:
+            said = serving.identity
+        backend = self.subject.backend
+        self.server = study.Server(
+            backend=backend.name, title=backend.title, name=said.name, version=said.version, stand_in=said.stand_in,
+            runtime=self.subject.choice.runtime,
+        )  # fmt: skip
+        self.journal.append("server", {"server": self.server.model_dump(mode="json")})
+
+    def _ladder(self) -> None:
+        """Choose the rates to compare settings at, from what a closed loop reaches."""
+        facts = self.journal.all("ladder")
+        if facts:
+            top = float(facts[0]["top"])
+        else:
+            self.on_stage("find the range of rates")
+            settings = self._large()
+            seen = self.bench.measure(
+                Question(index=-1, stage="calibrate", settings=settings, load=Load(concurrency=_CALLERS))
+            )
+            if seen.unsafe or seen.rate <= 0:
+                raise UnavailableError(f"no range of rates found: {seen.unsafe or 'no answers'}; give --rate")
+            top = seen.rate
+            self.journal.append("ladder", {"top": top})
+        loads = tuple(Load(rate=float(f"{top * step:.3g}")) for step in _LADDER)
+        self.goal = self.goal.model_copy(update={"loads": loads})
+        self.bench.goal = self.goal
+
+    def _large(self) -> Settings:
+        demand = Demand(waiting=_CALLERS, cores=self.machine.cores)
+        knobs = self.subject.tuning.knobs(self.subject.document.spec, demand)
+        settings = grid(self.subject.tuning, knobs, demand)
+        return settings[2 * len(settings) // 3]
+
+    def _compared(self, best: Measured) -> Comparison | None:
+        """Measure the winner and the default in alternation, both servers running."""
+        if self.ask.rounds < 2:
+            return None
+        known = recalling.rounds(self.journal)
+        of = self.goal.maximise
+        if len(known) < self.ask.rounds:
+            self.on_stage(f"compare with the default, {self.ask.rounds} rounds")
+            with ExitStack() as held:
+                sides: dict[str, Serving] = {
+                    "default": held.enter_context(self.bench.running(None)),
+                    "tuned": held.enter_context(self.bench.running(best.settings)),
+                }
+
+                def keep(found: Round) -> None:
+                    self.journal.append("round", {"round": found.model_dump(mode="json")})
+
+                known = gain.alternate(
+                    lambda side: self.bench.once(sides[side], best.load), known, rounds=self.ask.rounds, on_round=keep
+                )
+        return gain.compared(known, best.load, of)
+
+    def _concluded(self, found: Found, comparison: Comparison | None, knobs: tuple[Knob, ...], demand: Demand) -> Study:
+        best, subject = found.best, self.subject
+        wins = best is not None and comparison is not None and comparison.beats
+        winner, diff, warnings = None, None, list(self._warnings(found, comparison))
+        if best is not None and wins:
+            keys = dict(subject.tuning.keys(best.settings))
+            winner = Winner(settings=best.settings, keys=keys, measurement=best.index)
+            diff = self._diff(best.settings)
+        state = "interrupted" if self.interrupted else found.state
+        default = subject.tuning.default(subject.document.spec, demand)
+        result = Study.model_validate(
+            {
+                "state": state, "conclusion": _conclusion(state, best, comparison), "began": self.journal.head["began"],
+                "ended": study.now(), "machine": self.machine, "versions": versions(), "server": self._server(),
+                "subject": study.Subject(
+                    name=subject.document.spec.name, spec=str(self.spec_file), digest=subject.document.digest
+                ),
+                "goal": self.goal, "knobs": knobs, "default": default, "service_times": found.service_times,
+                "model": found.model, "predictions": found.predictions, "measurements": tuple(found.measurements),
+                "winner": winner, "comparison": comparison, "diff": diff, "warnings": tuple(warnings),
+            }
+        )  # fmt: skip
+        write_texts({study.FILE: study.text(result)}, self.folder)
+        if winner is not None and not self.interrupted:
+            self._write(winner)
+        return result
+
+    def _server(self) -> study.Server:
+        if not hasattr(self, "server"):
+            backend = self.subject.backend
+            said = self.bench.identity
+            return study.Server(
+                backend=backend.name, title=backend.title, name="", version="",
+                stand_in=bool(said and said.stand_in), runtime=self.subject.choice.runtime,
+            )  # fmt: skip
+        return self.server
+
+    def _warnings(self, found: Found, comparison: Comparison | None) -> list[str]:
+        warnings = []
+        if self._server().stand_in:
+            warnings.append(
+                f"measured on {self._server().name}, a stand-in of {self.subject.backend.title}: the figures are its "
+                "own; measure again on the real server"
+            )
+        bound = [each for each in found.measurements if each.client_bound]
+        if bound:
+            warnings.append(f"{len(bound)} measurements may be the load generator's own: {bound[0].client_bound}")
+        unsafe = [each for each in found.measurements if each.unsafe]
+        if unsafe:
+            warnings.append(f"the server failed under {len(unsafe)} settings: {unsafe[0].unsafe}")
+        if comparison is not None and not comparison.beats:
+            warnings.append("nothing beats the default within noise: nothing is changed")
+        return warnings
+
+    def _diff(self, settings: Settings) -> study.Diff:
+        old, new = self.subject.text, self.subject.rewritten(settings)
+        name = self.spec_file.name
+        before = render(self.subject.fleet, self.subject.backend)
+        after = render(self.subject.with_settings(settings, backends=self.backends), self.subject.backend)
+        files = {
+            path: _unified(before.get(path, ""), after.get(path, ""), path)
+            for path in sorted(before | after)
+            if before.get(path) != after.get(path)
+        }
+        return study.Diff(spec=_unified(old, new, name), files=files)
+
+    def _write(self, winner: Winner) -> None:
+        """Write the tuned spec beside the old one, where its paths start, and the configs into the study's folder."""
+        text = self.subject.rewritten(winner.settings)
+        if self._server().stand_in and not text.lstrip().startswith("{"):
+            text = f"# Tuned on a stand-in of {self.subject.backend.title}: measure again on the real server.\n{text}"
+        write_texts({tuned_name(self.spec_file): text}, self.spec_file.absolute().parent)
+        configs = render(self.subject.with_settings(winner.settings, backends=self.backends), self.subject.backend)
+        write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
+
+
+def tuned_name(spec: Path) -> str:
+    """Return the name of the tuned spec of ``spec``."""
+    return f"{spec.stem}.tuned{spec.suffix or '.yaml'}"
+
+
+def _unified(old: str, new: str, name: str) -> str:
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} (tuned)", lineterm="", n=2)
+    return "\n".join(lines) + "\n"
+
+
+def _conclusion(state: str, best: Measured | None, comparison: Comparison | None) -> str:
+    if best is None:
+        return "no setting that was measured keeps the promises" if state != "interrupted" else "interrupted"
+    said = ", ".join(f"{name}={value}" for name, value in best.settings.items())
+    p99 = f"{best.p99_ms:.1f} ms" if best.p99_ms is not None else "unknown"
+    if comparison is None:
+        return f"best measured: {said} with {best.rate:.0f}/s at a p99 of {p99}; not compared with the default"
+    what = "rate" if comparison.of == "rate" else "speed at p99"
+    figures = f"{comparison.gain:.2f} times the default's {what} ({comparison.low:.2f} to {comparison.high:.2f})"
+    if comparison.beats:
+        return f"{said}: {figures} under {comparison.load}"
+    return f"nothing beats the default within noise; best was {said}: {figures} under {comparison.load}"

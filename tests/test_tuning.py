@@ -1,0 +1,296 @@
+"""The tuner without a server: its search on a simulated one, its memory, its sums, and the specs that it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servewright import registry, yamltext
+from servewright.backend import Backend
+from servewright.backends.tfserving.simulation import SCHEDULER
+from servewright.errors import InputError
+from servewright.load.workload import Closed
+from servewright.rendering import render
+from servewright.simulating import Service, simulate_closed
+from servewright.tuning import gain, spec_text
+from servewright.tuning.belief import Belief, places
+from servewright.tuning.journal import NAME, Journal
+from servewright.tuning.knobs import Demand, grid
+from servewright.tuning.recalling import Recalling
+from servewright.tuning.search import Found, Question, broken, search
+from servewright.tuning.study import Goal, Load, Measured, Round, Seen, ServiceTime, Settings
+
+if TYPE_CHECKING:
+    from conftest import Workshop
+
+ALONE_MS = {1: 1.0, 64: 8.0}
+CALLERS = Load(concurrency=64)
+GRID: list[Settings] = [
+    {"max_batch_size": size, "batch_timeout_micros": delay, "num_batch_threads": threads, "max_enqueued_batches": 100}
+    for size in (2, 4, 8, 16, 32, 64) for delay in (0, 1000, 5000) for threads in (1, 2)
+]  # fmt: skip
+
+
+class Simulated:
+    """A server that exists as a simulation alone; ``dies`` under settings that it cannot bear."""
+
+    def __init__(self, goal: Goal, *, dies: Callable[[Settings], bool] = lambda _: False, until: int = 1000) -> None:
+        self.goal, self.dies, self.until, self.asked = goal, dies, until, 0
+
+    def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
+        return [
+            ServiceTime(rows=each, ms=ALONE_MS[each], low_ms=ALONE_MS[each], high_ms=ALONE_MS[each]) for each in rows
+        ]
+
+    def measure(self, question: Question) -> Measured:
+        self.asked += 1
+        if self.asked > self.until:
+            raise KeyboardInterrupt
+        head = {
+            "index": question.index, "stage": question.stage, "settings": question.settings, "load": question.load,
+            "predicted": question.predicted,
+        }  # fmt: skip
+        if self.dies(question.settings):
+            return Measured(rate=0.0, p50_ms=None, p90_ms=None, p99_ms=None, unsafe="the server ended", **head)
+        seen = self.truth(question.settings, question.load)
+        return Measured(**seen.model_dump(), broken=broken(self.goal, seen, question.load), **head)
+
+    def truth(self, settings: Settings, load: Load) -> Seen:
+        one = np.ones(1)
+        service = Service(
+            sizes=np.array(list(ALONE_MS)), batch_s=np.array([list(ALONE_MS.values())]) / 1e3 - 2e-4,
+            crowding=np.array([[1.0, 1.5]]), answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3,
+            fixed_s=one * 2e-4, spread=one * 0.1, waking_s=one * 3e-4,
+        )  # fmt: skip
+        assert isinstance(load.pace, Closed)
+        callers = np.array([load.pace.concurrency])
+        found = simulate_closed(SCHEDULER.start, SCHEDULER.policy([settings]), service, callers, batches=200, seed=3)[0]
+        p50, p90, p99 = (found.percentile_ms(share) for share in (0.5, 0.9, 0.99))
+        return Seen(rate=found.rate, p50_ms=p50, p90_ms=p90, p99_ms=p99)
+
+    def over(self) -> bool:
+        return False
+
+
+def goal(*, p99_ms: float = 50.0, budget: int = 10, seed: int = 0) -> Goal:
+    return Goal(maximise="rate", latency_ms={"p99": p99_ms}, errors=0.0, loads=(CALLERS,), budget=budget, seed=seed)
+
+
+def found_by(bench: Any, asked: Goal) -> Found:
+    return search(GRID, asked, SCHEDULER, bench, rounds=2)
+
+
+class TestSearch:
+    """Few measurements, a good setting."""
+
+    def test_finds_nearly_the_best(self) -> None:
+        """Ten of thirty-six settings, calibration counted, and 90 % of the best that any has."""
+        asked = goal()
+        bench = Simulated(asked)
+        found = found_by(bench, asked)
+        every = [bench.truth(settings, CALLERS) for settings in GRID]
+        best = max(seen.rate for seen in every if not broken(asked, seen, CALLERS))
+        assert found.best is not None
+        assert found.best.rate >= 0.9 * best
+        assert len(found.measurements) + len(found.service_times) <= asked.budget
+        assert found.predictions is not None
+        assert found.predictions.settings == len(GRID)
+
+    def test_takes_a_dead_server_for_an_answer(self) -> None:
+        """A setting that kills the server is noted and never chosen, and the search goes on."""
+        asked = goal()
+        bench = Simulated(asked, dies=lambda settings: settings["num_batch_threads"] == 1)
+        found = found_by(bench, asked)
+        assert any(each.unsafe for each in found.measurements)
+        assert found.best is not None
+        assert found.best.settings["num_batch_threads"] == 2
+        assert not found.best.unsafe
+
+    def test_says_when_no_setting_keeps_the_promise(self) -> None:
+        """A promise that nothing can keep has no winner."""
+        found = found_by(Simulated(asked := goal(p99_ms=0.5)), asked)
+        assert found.best is None
+        assert all(each.broken for each in found.measurements)
+
+    def test_keeps_what_there_is_when_interrupted(self) -> None:
+        """Ctrl-C loses the measurement in progress alone."""
+        asked = goal()
+        found = found_by(Simulated(asked, until=2), asked)
+        assert found.state == "interrupted"
+        assert len(found.measurements) == 2
+
+    def test_asks_the_same_again(self) -> None:
+        """The same answers lead to the same questions: resuming stands on it."""
+        asked = goal(seed=3)
+        first, second = (found_by(Simulated(asked), asked) for _ in range(2))
+        assert first.measurements == second.measurements
+
+
+class TestMemory:
+    """A journal behind a search."""
+
+    @pytest.mark.parametrize("until", [0, 1, 3, 5])
+    def test_leads_to_the_same_winner(self, tmp_path: Path, until: int) -> None:
+        """Stopped after any measurement, a study ends as if it had not been, and measures nothing twice."""
+        asked = goal()
+        whole = found_by(Simulated(asked), asked)
+        journal = Journal.create(tmp_path / NAME, {})
+        found_by(Recalling(Simulated(asked, until=until), journal), asked)
+        (tmp_path / NAME).write_bytes((tmp_path / NAME).read_bytes() + b'{"kind": "measu')
+        again = Simulated(asked)
+        resumed = found_by(Recalling(again, Journal.resume(tmp_path / NAME)), asked)
+        assert resumed.best == whole.best
+        assert again.asked == len(whole.measurements) - until
+
+
+class TestBelief:
+    """What is believed of points that were not measured."""
+
+    def test_comes_nearer_to_the_truth_near_what_was_measured(self) -> None:
+        """A simulation that is off by the same everywhere is corrected everywhere, and surest where it was measured."""
+        settings: list[Settings] = [{"size": size} for size in (1, 2, 4, 8, 16)]
+        place = places(settings, [CALLERS] * 5)
+        simulated = np.full((5, 4), 100.0)
+        belief = Belief(place=place, simulated=simulated, kept_up=np.zeros(5, bool), closed=np.ones(5, bool))
+        rate, *_ = belief.corrected([0], np.array([[80.0, 125.0, 125.0, 125.0]]))
+        assert math.exp(rate.mean[0]) == pytest.approx(80, rel=0.03)
+        assert 80 < math.exp(rate.mean[4]) < 100
+        assert rate.deviation[0] < rate.deviation[4]
+        before, *_ = belief.corrected([], np.zeros((0, 4)))
+        assert np.exp(before.mean) == pytest.approx(100)
+
+
+class TestGain:
+    """The winner against the default."""
+
+    @staticmethod
+    def rounds(*pairs: tuple[float, float]) -> list[Round]:
+        def seen(rate: float) -> Seen:
+            return Seen(rate=rate, p50_ms=1.0, p90_ms=2.0, p99_ms=1000 / rate)
+
+        return [
+            Round(index=index, first="default", default=seen(default), tuned=seen(tuned))
+            for index, (default, tuned) in enumerate(pairs)
+        ]
+
+    def test_has_an_interval(self) -> None:
+        """Rounds that agree are sure, rounds that do not prove nothing."""
+        sure = gain.compared(self.rounds((100, 300), (101, 301), (99, 298)), CALLERS, "rate")
+        assert sure.beats
+        assert sure.low < 3.0 < sure.high
+        unsure = gain.compared(self.rounds((100, 130), (100, 80), (100, 110)), CALLERS, "latency")
+        assert not unsure.beats
+
+    def test_alternates(self) -> None:
+        """Neither side always goes first, and rounds that are known are not measured again."""
+        asked: list[str] = []
+        known = self.rounds((100, 300))
+
+        def measure(side: gain.Side) -> Seen:
+            asked.append(side)
+            return known[0].tuned
+
+        found = gain.alternate(measure, known, rounds=3)
+        assert asked == ["tuned", "default", "default", "tuned"]
+        assert found[0] == known[0]
+
+
+KEYS = {"batching.max_size": 32, "batching.max_delay": "5ms", "workers": 2, "batching.allowed_sizes": [8, 32]}
+TEXTS = (
+    "servewright: 1\nname: x\n",
+    "servewright: 1\nbatching: {max_size: 4, queue: 100} # here\nworkers: 1   # one\n# end\n",
+    "servewright: 1\nbatching:\n  # sizes\n  max_size: 4  # rows\n  allowed_sizes:\n  - 2\n  # two\n  - 4\nname: x\n",
+    "servewright: 1\nbatching: {}\nworkers: 4",
+    "servewright: 1\nbatching:\nname: x\n",
+    "batching: {allowed_sizes: [1, 4], max_size: 4, max_delay: '1ms'}\nservewright: 1\n",
+    'batching: {max_size: 4,\n  queue: 8}  # two lines\nservewright: 1\n',
+    '{\n  "servewright": 1,\n  "batching": {"max_size": 4}\n}\n',
+    "servewright: 1\nbatching:\n    max_delay: 1ms\n    max_size: 4\n\nworkers: 3\n",
+)  # fmt: skip
+
+
+class TestSpecText:
+    """A spec with new values for some keys."""
+
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_means_the_new_values_and_keeps_the_rest(self, text: str) -> None:
+        """Every comment and every other line stay as they were."""
+        found = spec_text.changed(text, KEYS, file="x.yaml")
+        values = yamltext.parse(found.encode(), file="x.yaml").value
+        assert values == spec_text.expected(yamltext.parse(text.encode(), file="x.yaml").value, KEYS)
+        assert values["batching"]["max_size"] == 32
+        for line in text.splitlines():
+            if "#" in line:
+                assert line[line.index("#") :] in found
+            elif line.startswith(("servewright", "name")):
+                assert line in found.splitlines()
+
+    def test_says_what_to_write_where_it_cannot(self) -> None:
+        """A layout beyond its reach is left alone."""
+        with pytest.raises(InputError, match=r"batching\.max_size: 32"):
+            spec_text.changed("servewright: 1\nbatching: &b {max_size: 4}\nother: *b\n", KEYS, file="x.yaml")
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["max_size", "max_delay", "queue", "threads"]), st.integers(1, 99), max_size=4
+        ),
+        st.booleans(), st.booleans(),
+    )  # fmt: skip
+    def test_is_right_or_refused(self, batching: dict[str, int], flow: bool, comment: bool) -> None:
+        """Whatever is there, the text means what is wanted."""
+        note = "  # why" if comment else ""
+        if flow or not batching:
+            body = f"batching: {json.dumps(batching)}{note}\n"
+        else:
+            body = f"batching:{note}\n" + "".join(f"  {name}: {value}{note}\n" for name, value in batching.items())
+        text = f"servewright: 1\n{body}name: x{note}\n"
+        found = spec_text.changed(text, KEYS, file="x.yaml")
+        wanted = spec_text.expected(yamltext.parse(text.encode(), file="x.yaml").value, KEYS)
+        assert yamltext.parse(found.encode(), file="x.yaml").value == wanted
+        assert found.count("# why") == text.count("# why")
+
+
+class TestKnobs:
+    """What each backend declares."""
+
+    def test_lead_to_specs_that_render(self, backend: Backend, workshop: Workshop) -> None:
+        """Every setting of a grid is a spec that the renderer takes, and changes what is rendered."""
+        assert backend.tuning is not None
+        tuning = backend.tuning()
+        path = workshop.write(workshop.values(backend))
+        text = path.read_text()
+        from servewright import pipeline, specfile
+
+        fleet = pipeline.load(path)
+        demand = Demand(waiting=64, cores=2)
+        knobs = tuning.knobs(fleet.models[0].spec, demand)
+        settings = grid(tuning, knobs, demand)
+        assert len(settings) >= 30
+        seen = set()
+        for each in settings[:: len(settings) // 8]:
+            changed = spec_text.changed(text, tuning.keys(each), file=str(path)).encode()
+            document = specfile.parse(changed, folder=path.parent, file=str(path), backends=registry.names())
+            seen.add(str(render(type(fleet)(name=fleet.name, models=(document,)), backend)))
+        assert len(seen) > 4
+        tuning.scheduler.policy(settings)
+
+    def test_are_bounded_by_the_load(self, backend: Backend, workshop: Workshop) -> None:
+        """A batch that the callers can never fill is not tried, and each knob says what it leaves out."""
+        assert backend.tuning is not None
+        from servewright import pipeline
+
+        spec = pipeline.load(workshop.write(workshop.values(backend))).models[0].spec
+        tuning = backend.tuning()
+        for waiting in (1, 8, 64):
+            knobs = tuning.knobs(spec, Demand(waiting=waiting, cores=2))
+            sizes = next(knob.values for knob in knobs if knob.key == "batching.max_size")
+            assert max(size for size in sizes if isinstance(size, int)) == waiting
+            assert all(knob.values or knob.left_out for knob in knobs)
