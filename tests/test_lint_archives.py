@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import builtins
+import functools
 import io
+import os
 import random
 import stat
 import struct
+import sys
 import zipfile
 import zlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from servewright import cli
+from servewright import cli, launching
+from servewright.archive_check import refuse_unsafe
+from servewright.backend import Artifact
+from servewright.errors import InputError
 from servewright.linting import walking
 from servewright.linting.walking import Wishes
 
@@ -86,6 +92,7 @@ def _local(offset: int, value: bytes) -> Callable[[], bytes]:
     return make
 
 
+@functools.cache
 def _ratio_bomb() -> bytes:
     return _zip([("weights.pt", b"\0" * (80 << 20))], zipfile.ZIP_DEFLATED)
 
@@ -105,6 +112,38 @@ def _gap() -> bytes:
     end = moved.rindex(b"PK\5\6")
     moved[end + 16 : end + 20] = struct.pack("<L", at + len(extra))
     return bytes(moved)
+
+
+def _foreign_link() -> bytes:
+    """Make a link in an archive that claims to come from MS-DOS: nobody should read those bits, and some do."""
+    content = bytearray(_zip(_mode(stat.S_IFLNK)))
+    content[content.rindex(b"PK\1\2") + 5] = 0
+    return bytes(content)
+
+
+def _second_name() -> bytes:
+    """Give a name in the field by which Info-ZIP's programs go, beside the one that all others read."""
+    info = zipfile.ZipInfo("weights.pt")
+    name = b"../evil.py"
+    info.extra = struct.pack("<HHBL", 0x7075, 5 + len(name), 1, zlib.crc32(b"weights.pt")) + name
+    return _zip([(info, b"x")])
+
+
+def _overlapping() -> bytes:
+    """Two members of the directory that share one content: the bomb that needs no nesting."""
+    content = _zip([("weights.pt", b"weights" * 10)])
+    at, end = content.rindex(b"PK\1\2"), content.rindex(b"PK\5\6")
+    again = bytearray(content[at:end].replace(b"weights.pt", b"other_w.pt"))
+    tail = bytearray(content[end:])
+    size = struct.unpack_from("<L", tail, 12)[0] + len(again)
+    tail[8:16] = struct.pack("<2HL", 3, 3, size)
+    return content[:end] + bytes(again) + bytes(tail)
+
+
+def _two_ends() -> bytes:
+    """Put a second directory behind the first: which one counts depends on where a program begins to look."""
+    first, second = _zip([("a.py", b"1")]), _zip([("b.py", b"2")])
+    return first + second
 
 
 def _names(*names: str) -> Callable[[], bytes]:
@@ -161,8 +200,43 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "no zip": ("MAR020", lambda: b"\x1f\x8b" + b"x" * 99),
     "empty": ("MAR020", lambda: b""),
     "broken directory": ("MAR020", _central(0, b"PKxx")),
+    "link of another system": ("MAR022", _foreign_link),
+    "name for other programs": ("MAR026", _second_name),
+    "shared content": ("MAR026", _overlapping),
+    "two archives in one": ("MAR026", _two_ends),
     "version of the future": ("MAR020", _central(6, b"\x63\0")),
 }
+
+
+_writes: list[str] | None = None
+_CHANGES = ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.remove", "shutil.",
+            "tempfile.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "mmap.")  # fmt: skip
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _writes is None:
+        return
+    if event == "open" and isinstance(flags := arguments[2], int):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND):
+            _writes.append(f"open {arguments[0]}")
+    elif event.startswith(_CHANGES):
+        _writes.append(f"{event} {arguments}")
+
+
+# The interpreter's own record of what is opened and made. A hook cannot be taken off again, so it has a switch.
+sys.addaudithook(_watch)
+
+
+@contextmanager
+def _watched() -> Iterator[list[str]]:
+    """Collect every file that this process opens for writing or makes, and every process that it starts."""
+    global _writes
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    _writes = []
+    try:
+        yield _writes
+    finally:
+        _writes, sys.dont_write_bytecode = None, before
 
 
 @pytest.fixture
@@ -179,27 +253,59 @@ def test_there_are_forty() -> None:
     assert {rule for rule, _ in HOSTILE.values()} == {f"MAR02{number}" for number in range(7)}
 
 
+def test_the_watch_sees_an_extraction(tmp_path: Path) -> None:
+    """What the tests below count as writing is what unpacking does: they could fail."""
+    path = tmp_path / "sound.mar"
+    path.write_bytes(_zip([("net.pt", b"x")]))
+    with _watched() as writes, zipfile.ZipFile(path) as sound:
+        sound.extractall(tmp_path / "out")
+    assert [write for write in writes if write.endswith("out/net.pt")]
+    assert [write for write in writes if write.startswith("os.mkdir")]
+
+
 @pytest.mark.parametrize(
     ("archive", "rule"), [(name, rule) for name, (rule, _) in HOSTILE.items()], indirect=["archive"]
 )
-def test_is_refused_and_nothing_is_written(archive: Path, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule is found, the command would fail, and no file was opened for writing."""
-    opened: list[str] = []
-    real = builtins.open
+class TestHostileArchive:
+    """A hostile archive."""
 
-    def watched(file: object, mode: str = "r", *rest: object, **named: object) -> object:
-        if set(mode) & set("wax+"):
-            opened.append(str(file))
-        return real(file, mode, *rest, **named)  # type: ignore[call-overload]
+    def test_is_refused_and_nothing_is_written(self, archive: Path, rule: str) -> None:
+        """The rule is found, and until then nothing was opened for writing, made or started by this process."""
+        before = sorted(archive.parent.iterdir())
+        walking.rules()  # what is read once is read now
+        with _watched() as writes:
+            found = [finding.rule for finding in walking.lint([archive], Wishes(kind="mar")).findings]
+        assert rule in found
+        # Nothing else is looked at: what cannot be unpacked safely is not read any further.
+        assert all(other.startswith("MAR02") for other in found)
+        assert writes == []
+        assert sorted(archive.parent.iterdir()) == before
 
-    monkeypatch.setattr(builtins, "open", watched)
-    before = sorted(archive.parent.iterdir())
-    found = [finding.rule for finding in walking.lint([archive], Wishes(kind="mar")).findings]
-    assert rule in found
-    # Nothing else is looked at: what cannot be unpacked safely is not read any further.
-    assert all(other.startswith("MAR02") for other in found)
-    assert opened == []
-    assert sorted(archive.parent.iterdir()) == before
+    def test_is_refused_before_a_server_is_started(self, archive: Path, rule: str) -> None:
+        """In an artifact's folder of models it ends a launch before anything is written or a runtime is asked."""
+        (archive.parent / "models").mkdir()
+        archive.rename(archive.parent / "models" / "model.mar")
+        artifact = Artifact(root=archive.parent, digest="")
+        nothing = cast("Any", None)  # no fleet, no backend, no runtime: whatever is asked for one would fail otherwise
+        with _watched() as writes, pytest.raises(InputError, match=r"model\.mar"):
+            launching.start(nothing, nothing, artifact, nothing)
+        assert writes == []
+
+
+def test_what_is_safe_may_be_launched(tmp_path: Path) -> None:
+    """Sound archives, folders that are unpacked already and other files are nothing to refuse."""
+    (tmp_path / "sound.mar").write_bytes(_zip([("net.pt", b"x")]))
+    (tmp_path / "folder.mar").mkdir()
+    (tmp_path / "readme").write_text("nothing to unpack")
+    refuse_unsafe(tmp_path)
+    refuse_unsafe(tmp_path / "nowhere")
+
+
+def test_an_archive_of_another_name_is_told_by_its_bytes(tmp_path: Path) -> None:
+    """No ending hides an archive."""
+    (tmp_path / "weights").write_bytes(HOSTILE["parent"][1]())
+    with pytest.raises(InputError, match="leaves the artifact"):
+        refuse_unsafe(tmp_path)
 
 
 def test_verify_archive_exits_one_and_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,20 @@ from typing import Final
 from servewright.digest import CHUNK
 from servewright.errors import InputError
 from servewright.members import name_problems
-from servewright.zip_format import DEFLATED, FLAG_DESCRIPTOR, STORED, BrokenZipError, Index, Indexed, read_index
+from servewright.zip_format import (
+    DEFLATED,
+    END_SIGNATURE,
+    FLAG_DESCRIPTOR,
+    LOCAL_SIGNATURE,
+    STORED,
+    BrokenZipError,
+    Index,
+    Indexed,
+    read_index,
+)
 
+_TOLD: Final = 3  # reasons in one line of an error
+_UNPACKED: Final = (".mar", ".zip")
 _DESCRIPTOR: Final = 24  # bytes at most of the record that may follow a member's content
 
 
@@ -66,6 +78,26 @@ def check_archive(path: Path, limits: Limits | None = None) -> tuple[ArchiveFind
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def refuse_unsafe(folder: Path) -> None:
+    """Refuse what a server would unpack: raise InputError where a zip archive in ``folder`` is not safe.
+
+    Files are told by their first bytes, whatever they are called; folders in it hold what is unpacked already.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_file() and (found := _zip_findings(path)):
+            reasons = "; ".join(str(finding) for finding in found[:_TOLD])
+            more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+            raise InputError(f"{path} is not safe to unpack: {reasons}{more}; make it anew from its sources")
+
+
+def _zip_findings(path: Path) -> tuple[ArchiveFinding, ...]:
+    with path.open("rb") as file:
+        head = file.read(len(LOCAL_SIGNATURE))
+    # The second is an archive of nothing; what a server is told to unpack by its name is checked in any case.
+    named = path.suffix in _UNPACKED
+    return check_archive(path) if named or head in (LOCAL_SIGNATURE, END_SIGNATURE) else ()
+
+
 def _index_findings(index: Index, limits: Limits) -> Iterator[ArchiveFinding]:
     members = index.members
     files = [member.name for member in members if not member.is_directory]
@@ -77,6 +109,10 @@ def _index_findings(index: Index, limits: Limits) -> Iterator[ArchiveFinding]:
             yield ArchiveFinding(rule="link", member=member.name, detail="is a symbolic link")
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             yield ArchiveFinding(rule="device", member=member.name, detail="is a device, pipe or socket")
+        if member.other_name:
+            yield ArchiveFinding(
+                rule="mismatch", member=member.name, detail=f"is called {member.other_name!r} by programs such as unzip"
+            )
         if member.encrypted:
             yield ArchiveFinding(rule="encryption", member=member.name, detail="is encrypted")
         if member.method not in (STORED, DEFLATED):

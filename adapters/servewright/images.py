@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import servewright
 from servewright import engine
+from servewright.archive_check import refuse_unsafe
 from servewright.assets import asset_dir
 from servewright.backend import Artifact, Backend, Recipe
 from servewright.engine import Engine, Image
@@ -69,6 +70,7 @@ def context(
     if wheelhouse is not None:
         content["packages/wheelhouse"] = wheelhouse
     if artifact is not None:
+        refuse_unsafe(artifact.models)
         content |= {"artifact/models": artifact.models, "artifact/config": artifact.config}
     pinned = () if _PINNED.search(base) else (f"base {base} is not pinned by a digest: a rebuild may take another",)
     return Context(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from servewright import local, processes, runs
+from servewright.archive_check import refuse_unsafe
 from servewright.backend import Artifact, Backend, LaunchPlan, Site
 from servewright.errors import InputError, LaunchError, ProbeError, ProbeTimeoutError, UnavailableError
 from servewright.fleet import Fleet
@@ -111,9 +112,10 @@ def start(
 ) -> tuple[RunningServer, Any]:
     """Start a server and wait until it serves all of ``fleet``; a failed start leaves nothing behind.
 
-    The server ends with this process, unless it is released; its folder then stays for as long as there is a file at
-    ``kept_by``.
+    Archives are checked first, before anything unpacks them: `InputError` where one is not safe. The server ends with
+    this process, unless it is released; its folder then stays for as long as there is a file at ``kept_by``.
     """
+    refuse_unsafe(artifact.models)
     launcher = choice.launcher
     for left in reversed(range(_TRIES)):
         try:

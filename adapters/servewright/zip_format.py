@@ -26,6 +26,7 @@ MAX32: Final = 0xFFFF_FFFF
 ZIP64_FROM: Final = MAX32  # sizes and offsets from here on, and
 ZIP64_FROM_MEMBERS: Final = MAX16  # counts from here on, go into 64-bit records
 ZIP64_EXTRA: Final = 1
+UNICODE_PATH_EXTRA: Final = 0x7075  # Info-ZIP's: unzip takes this name instead, Java does not
 FLAG_ENCRYPTED: Final = 1 << 0
 FLAG_DESCRIPTOR: Final = 1 << 3
 FLAG_STRONG_ENCRYPTION: Final = 1 << 6
@@ -108,7 +109,10 @@ class BrokenZipError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexed:
-    """A member as the directory at an archive's end describes it; ``packed`` is its size in the archive."""
+    """A member as the directory at an archive's end describes it; ``packed`` is its size in the archive.
+
+    ``other_name`` is what some programs call it: those that know Info-ZIP's field for it.
+    """
 
     name: str
     flags: int
@@ -118,6 +122,7 @@ class Indexed:
     size: int
     offset: int
     mode: int
+    other_name: str = ""
 
     @property
     def is_directory(self) -> bool:
@@ -144,8 +149,10 @@ class Indexed:
         name = _decoded(_at(file, self.offset + LOCAL.size, name_size), flags)
         if name != self.name:
             return f"calls itself {name!r} in the record in front of it"
-        wide = _wide(_at(file, self.offset + LOCAL.size + name_size, extra_size))
-        size, packed = _widened([size, packed], wide)
+        extra = _at(file, self.offset + LOCAL.size + name_size, extra_size)
+        if other := _other_name(extra, name):
+            return f"calls itself {other!r} too, in the record in front of it"
+        size, packed = _widened([size, packed], _extra(extra, ZIP64_EXTRA))
         claims = {"flags": (flags, self.flags), "method": (method, self.method)}
         if not flags & FLAG_DESCRIPTOR:
             claims |= {"checksum": (crc, self.crc), "size": (size, self.size), "packed size": (packed, self.packed)}
@@ -209,7 +216,7 @@ def _indexed(directory: bytes, count: int) -> Iterator[Indexed]:
         if len(directory) - place < CENTRAL.size:
             raise BrokenZipError("broken", "its directory is cut short")
         fields = CENTRAL.unpack_from(directory, place)
-        signature, made_by, version, flags, method, _, _, crc, packed, size, *sizes, _, _, attributes, offset = fields
+        signature, _, version, flags, method, _, _, crc, packed, size, *sizes, _, _, attributes, offset = fields
         name_size, extra_size, comment_size = sizes
         stop = place + CENTRAL.size + name_size + extra_size + comment_size
         if signature != CENTRAL_SIGNATURE or stop > len(directory):
@@ -218,9 +225,8 @@ def _indexed(directory: bytes, count: int) -> Iterator[Indexed]:
             raise BrokenZipError("broken", f"it needs version {(version & 0xFF) / 10} of the format to be read")
         start = place + CENTRAL.size
         name = _decoded(directory[start : start + name_size], flags)
-        wide = _wide(directory[start + name_size : start + name_size + extra_size])
-        size, packed, offset = _widened([size, packed, offset], wide)
-        mode = attributes >> 16 if made_by >> 8 == _UNIX >> 8 else 0
+        extra = directory[start + name_size : start + name_size + extra_size]
+        size, packed, offset = _widened([size, packed, offset], _extra(extra, ZIP64_EXTRA))
         yield Indexed(
             name=name,
             flags=flags,
@@ -229,21 +235,29 @@ def _indexed(directory: bytes, count: int) -> Iterator[Indexed]:
             packed=packed,
             size=size,
             offset=offset,
-            mode=mode,
+            # Whatever system it claims to come from: some programs make links and devices of these bits on any.
+            mode=attributes >> 16,
+            other_name=_other_name(extra, name),
         )
         place = stop
     if place != len(directory):
         raise BrokenZipError("hidden data", f"{len(directory) - place} bytes of its directory belong to no member")
 
 
-def _wide(extra: bytes) -> bytes:
-    """Return the 64-bit numbers of an extra field."""
+def _extra(extra: bytes, wanted: int) -> bytes:
+    """Return what the extra field of kind ``wanted`` holds; empty where there is none."""
     while len(extra) >= EXTRA.size:
         kind, size = EXTRA.unpack_from(extra)
-        if kind == ZIP64_EXTRA:
+        if kind == wanted:
             return extra[EXTRA.size : EXTRA.size + size]
         extra = extra[EXTRA.size + size :]
     return b""
+
+
+def _other_name(extra: bytes, name: str) -> str:
+    """Return the name that an extra field gives beside ``name``; empty where both are the same."""
+    other = _extra(extra, UNICODE_PATH_EXTRA)[5:].decode("utf-8", "replace")  # after a version and a checksum
+    return "" if other == name else other
 
 
 def _widened(numbers: list[int], wide: bytes) -> list[int]:
