@@ -39,7 +39,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Start a server for SPEC that stays, and print its addresses; `down` ends it."""
-    from servewright import pipeline
+    from servewright import pipeline, serving
 
     del wait  # a server that is not ready would be of no use to whoever reads its addresses
     fleet = pipeline.load(spec)
@@ -50,7 +50,10 @@ def command(
             on_pull=on_pull,
         )  # fmt: skip
     if as_json:
-        printing.as_json({"ok": True} | asdict(record))
+        # Whoever reads JSON sends requests of its own, which a server with tokens turns away without them.
+        with serving.attached(record.name) as server:
+            headers = server.headers
+        printing.as_json({"ok": True} | asdict(record) | {"headers": headers})
         return
     printing.line(
         f"{record.name} serves ({record.backend}, {record.runtime}{', a stand-in' if record.stand_in else ''})"
