@@ -6,6 +6,7 @@ import struct
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from servewright.backends.tfserving import protos
 from servewright.backends.tfserving.fields import head, key, varint
@@ -84,10 +85,19 @@ def texts() -> list[bytes]:
     return [placeholder("s", STRING), node("text", "Identity", ("s",), _type("T", STRING))]
 
 
+def lengths() -> list[bytes]:
+    """Return the graph ``value = the bytes of a serialized example, score = the same in a column``."""
+    return [
+        placeholder("examples", STRING),
+        node("bytes", "StringLength", ("examples",)),
+        node("value", "Cast", ("bytes",), _type("SrcT", INT32), _type("DstT", FLOAT)),
+        constant("axis", INT32, (), struct.pack("<i", 1)),
+        node("score", "ExpandDims", ("value", "axis"), _type("T", FLOAT), _type("Tdim", INT32)),
+    ]
+
+
 def save(folder: Path, nodes: Sequence[bytes], inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Path:
     """Write a SavedModel with one signature; inputs and outputs are node names with their types."""
-    versions = _message(4, _number(1, 1882))
-    graph = b"".join(_message(1, one) for one in nodes) + versions
 
     def infos(names: Mapping[str, int]) -> dict[str, object]:
         shape = {"dim": [{"size": -1}]}
@@ -96,7 +106,14 @@ def save(folder: Path, nodes: Sequence[bytes], inputs: Mapping[str, int], output
     signature = protos.SignatureDef(
         inputs=infos(inputs), outputs=infos(outputs), method_name="tensorflow/serving/predict"
     )
-    meta = protos.MetaGraphDef(meta_info_def={"tags": ["serve"]}, signature_def={"serving_default": signature})
+    return save_signatures(folder, nodes, {"serving_default": signature})
+
+
+def save_signatures(folder: Path, nodes: Sequence[bytes], signatures: Mapping[str, Any]) -> Path:
+    """Write a SavedModel with these signatures."""
+    versions = _message(4, _number(1, 1882))
+    graph = b"".join(_message(1, one) for one in nodes) + versions
+    meta = protos.MetaGraphDef(meta_info_def={"tags": ["serve"]}, signature_def=signatures)
     meta_graph = meta.SerializeToString() + _message(2, graph)
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(_number(1, 1) + _message(2, meta_graph))
@@ -116,6 +133,27 @@ def save_with_total(folder: Path) -> Path:
 def save_texts(folder: Path) -> Path:
     """Write the model that gives strings back."""
     return save(folder, texts(), {"s": STRING}, {"text": STRING})
+
+
+def save_lengths(folder: Path) -> Path:
+    """Write a model that classifies and regresses examples by their lengths."""
+    examples = {"inputs": {"name": "examples:0", "dtype": STRING}}
+    return save_signatures(
+        folder,
+        lengths(),
+        {
+            "serving_default": protos.SignatureDef(
+                inputs=examples,
+                outputs={"outputs": {"name": "value:0", "dtype": FLOAT}},
+                method_name="tensorflow/serving/regress",
+            ),
+            "classes": protos.SignatureDef(
+                inputs=examples,
+                outputs={"scores": {"name": "score:0", "dtype": FLOAT}},
+                method_name="tensorflow/serving/classify",
+            ),
+        },
+    )
 
 
 if __name__ == "__main__":
