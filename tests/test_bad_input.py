@@ -91,7 +91,7 @@ TEXTS: dict[str, tuple[bytes | str, tuple[str, ...]]] = {
     "deep mappings": ("{a: " * 50_000, ("nested too deeply",)),
     "infinite numbers": ("name: x\nworkers: .inf\n", (":2:10: workers: '.inf' is no number that a server could use",)),
     "a number of fifty digits": ("workers: " + "9" * 50, ("has too many digits; write at most 40",)),
-    "seventeen megabytes": (b"a: " + b"x" * (17 * 2**20), ("bytes is too large; a spec has a few KiB",)),
+    "more than 32 MiB": (b"a: " + b"x" * (33 * 2**20), ("bytes is too large; a spec has a few KiB",)),
     "a merge key": ("a: &a {name: x}\n<<: *a\n", ("unknown key '<<'",)),
     "a fleet of nothing": ("servewright: 1\nfleet: f\nmodels: []\n", ("models: [] is empty; write at least 1",)),
     "a fleet of numbers": ("servewright: 1\nfleet: f\nmodels: [3]\n", ("models[0]: 3 is no model",)),

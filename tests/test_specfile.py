@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from servewright import fleet as fleets
-from servewright import registry, specfile
+from servewright import fleetfile, registry, specfile
 from servewright.errors import InputError, Problem, SpecError
+from servewright.fleet import Fleet
 from servewright.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -205,13 +205,13 @@ class TestDocument:
 class TestFleets:
     """Several specs, one server."""
 
-    def load(self, workshop: Workshop, text: str) -> fleets.Fleet:
-        return fleets.load(workshop.write(text, "fleet.yaml"), backends=registry.names())
+    def load(self, workshop: Workshop, text: str) -> Fleet:
+        return fleetfile.load(workshop.write(text, "fleet.yaml"), backends=registry.names())
 
     def test_of_one_are_specs(self, workshop: Workshop) -> None:
         """A spec file is a fleet of its one model."""
         workshop.model("torchscript")
-        fleet = fleets.load(workshop.write(TEXT), backends=registry.names())
+        fleet = fleetfile.load(workshop.write(TEXT), backends=registry.names())
         assert (fleet.name, len(fleet.models), fleet.server.tokens) == ("digits", 1, True)
 
     def test_hold_specs_and_names_of_specs(self, workshop: Workshop) -> None:

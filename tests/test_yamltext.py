@@ -201,7 +201,7 @@ class TestRefusals:
             (b"a: 1e999\n", "'1e999' is no number that a server could use"),
             (b"a: " + b"9" * 41, "has too many digits; write at most 40"),
             (b'a: "\\ud83d"', "found invalid Unicode character escape code; write the character itself"),
-            (b"a: " + b"x" * (16 * 2**20), "16777219 bytes is too large; a spec has a few KiB"),
+            (b"a: " + b"x" * (32 * 2**20), "33554435 bytes is too large; a spec has a few KiB"),
         ],
     )
     def test_say_where_and_what_to_do(self, content: bytes, said: str) -> None:

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servewright import fleet as fleets
-from servewright import registry, runs
+from servewright import fleetfile, registry, runs
 from servewright.backend import Artifact, Backend, Site
 from servewright.errors import InputError, LaunchError, ProbeError, ProbeTimeoutError, ServewrightError
 from servewright.fleet import Fleet
@@ -29,9 +28,29 @@ CheckListener = Callable[["Check"], None]
 PullListener = Callable[[float, str], None]
 
 
-def load(path: Path) -> Fleet:
-    """Read a spec or a fleet file; every problem at once."""
-    return fleets.load(path, backends=registry.names())
+def load(path: Path, *, environment: str | None = None) -> Fleet:
+    """Read a spec or a fleet file, as it is in ``environment``; every problem at once."""
+    return fleetfile.load(path, backends=registry.names(), environment=environment)
+
+
+def choose(path: Path, backend: str | None, *, environment: str | None, shard: str | None) -> tuple[Fleet, Backend]:
+    """Return what one server serves, of a spec or a fleet file, and the backend that was asked for."""
+    from servewright import placing
+
+    fleet = load(path, environment=environment)
+    chosen = backend_for(fleet, backend)
+    return placing.shard_of(fleet, chosen.name, shard), chosen
+
+
+def render_all(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str, str]:
+    """Return every rendered text by its path; of several servers, each below a folder of the server's name."""
+    from servewright import placing
+
+    texts: dict[str, str] = {}
+    for name, own in placing.placed(fleet, backend.name).items():
+        prefix = f"{name}/" if name else ""
+        texts |= {prefix + path: text for path, text in render(own, backend, site).items()}
+    return texts
 
 
 def backend_for(fleet: Fleet, name: str | None) -> Backend:

@@ -48,9 +48,11 @@ def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str
     site = site or site_of(fleet, backend)
     environment = template_environment(backend.templates, tuple(sorted(backend.filters.items())))
     texts: dict[str, str] = {}
+    parsed: dict[tuple[str, str], object] = {}  # models of one fleet have many a text in common
     for path, view in sorted(backend.views(fleet, site).items()):
         text = environment.get_template(view.template).render(view.values)
-        found = backend.parse(path, text)
+        known = path.rpartition("/")[2], text
+        found = parsed[known] if known in parsed else parsed.setdefault(known, backend.parse(path, text))
         if found != view.meaning:
             raise ParseBackError(f"{path}: rendered text means {found!r}, not {view.meaning!r}; please report this")
         texts[path] = text

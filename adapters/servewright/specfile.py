@@ -18,18 +18,37 @@ from servewright.errors import InputError, Problem, SpecError
 from servewright.spec import Handler, ModelSource, ModelSpec
 from servewright.yamltext import Path_, Tree
 
-__all__ = ["Document", "described", "from_mapping", "load", "parse", "problem", "read_bytes"]
+__all__ = ["Document", "Layer", "described", "from_mapping", "load", "parse", "problem", "read_bytes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """Values that become part of a spec, found at ``at`` of the text ``tree`` of ``file``."""
+
+    values: Any
+    file: str
+    tree: Tree
+    at: Path_ = ()
+
+    def problem(self, path: Path_, reason: str, remedy: str = "") -> Problem:
+        """Return a problem at ``path`` below this layer."""
+        return problem(self.file, self.tree, (*self.at, *path), reason, remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A spec, the folder that its paths start from, and the place of each of its values."""
+    """A spec, the folder that its paths start from, and the place of each of its values.
+
+    ``layers``, the strongest first, are what a fleet file lays over and under the spec's own text, and that text; none
+    where the text is all.
+    """
 
     spec: ModelSpec
     folder: Path
     file: str = ""
     tree: Tree = field(default_factory=lambda: Tree({}, {}), repr=False, compare=False)
     at: Path_ = ()
+    layers: tuple[Layer, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -44,7 +63,8 @@ class Document:
     def problem(self, path: Path_ | str, reason: str, remedy: str = "") -> Problem:
         """Return a problem at ``path``, such as ``batching.max_delay``, with its place in the file."""
         parts = self._parts(path) if isinstance(path, str) else path
-        return problem(self.file, self.tree, (*self.at, *parts), reason, remedy)
+        own = Layer(values=None, file=self.file, tree=self.tree, at=self.at)
+        return _layer_of(parts, own, self.layers).problem(parts, reason, remedy)
 
     def _parts(self, path: str) -> Path_:
         """Split a dotted path; a key of the file may hold dots itself."""
@@ -86,9 +106,20 @@ def parse(content: bytes, *, folder: Path, file: str = "<spec>", backends: Colle
 
 
 def from_mapping(
-    values: Any, *, folder: Path, file: str, tree: Tree, backends: Collection[str], at: Path_ = ()
+    values: Any,
+    *,
+    folder: Path,
+    file: str,
+    tree: Tree,
+    backends: Collection[str],
+    at: Path_ = (),
+    layers: tuple[Layer, ...] = (),
+    known: dict[int, object] | None = None,
 ) -> Document:
-    """Check ``values``, found at ``at`` of ``tree``, and every file that they name."""
+    """Check ``values``, found at ``at`` of ``tree`` and in ``layers`` (see `Document`), and every file that they name.
+
+    ``known`` holds, by their identity, values that several specs share, and what they became, once that is known.
+    """
     if not isinstance(values, dict):
         raise SpecError([problem(file, tree, at, "a spec is a mapping", "start with: servewright: 1")])
     values = dict(values)
@@ -96,19 +127,28 @@ def from_mapping(
     found = list(_beyond_the_model(values, own, backends))
     values.pop("options", None)
     options = {name: value for name, value in own.items() if isinstance(value, dict)}
-    keys = sorted({*ModelSpec.model_fields, *backends} - {"options"})
+    shared = {key: id(raw) for key, raw in values.items() if id(raw) in known} if known else {}
+    checked = {key: made for key, at_id in shared.items() if known and (made := known[at_id]) is not None}
     try:
-        spec = ModelSpec.model_validate(values | {"options": options})
+        spec = ModelSpec.model_validate(values | checked | {"options": options})
     except ValidationError as error:
-        found += described(error, ModelSpec, keys)
+        found += described(error, ModelSpec, sorted({*ModelSpec.model_fields, *backends} - {"options"}))
     else:
         if not found:
-            document = Document(spec=spec, folder=folder, file=file, tree=tree, at=at)
+            if known and len(checked) < len(shared):
+                known |= {at_id: getattr(spec, key) for key, at_id in shared.items()}
+            document = Document(spec=spec, folder=folder, file=file, tree=tree, at=at, layers=layers)
             if problems := list(_missing_files(document)):
                 raise SpecError(problems)
             return document
-    problems = [problem(file, tree, (*at, *path), reason, remedy) for path, reason, remedy in found]
+    text = Layer(values=None, file=file, tree=tree, at=at)
+    problems = [_layer_of(path, text, layers).problem(path, reason, remedy) for path, reason, remedy in found]
     raise SpecError(sorted(problems, key=lambda each: (each.line, each.column)))
+
+
+def _layer_of(path: Path_, own: Layer, layers: tuple[Layer, ...]) -> Layer:
+    """Return the strongest layer in which ``path`` stands, or else the spec's own text."""
+    return next((layer for layer in layers if (*layer.at, *path) in layer.tree.places), own)
 
 
 def problem(file: str, tree: Tree, path: Path_, reason: str, remedy: str) -> Problem:

@@ -10,15 +10,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import yaml
 
 from servewright.errors import Problem, SpecError
 
 Path_ = tuple[str | int, ...]
-_MAX_BYTES: Final = 16 * 2**20
-_MAX_VALUES: Final = 1_000_000  # a fleet of 10,000 models has about 300,000; an alias bomb has billions
+_MAX_BYTES: Final = 32 * 2**20
+_MAX_VALUES: Final = 4_000_000  # a fleet of 50,000 models has up to 2,500,000; an alias bomb has billions
 _MAX_DEPTH: Final = 64
 _MAX_DIGITS: Final = 40
 
@@ -39,8 +39,7 @@ _REMEDIES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A line and a column, both counted from 1."""
 
     line: int

@@ -29,6 +29,10 @@ spec_argument = click.argument("spec", type=PATH)
 backend_option = click.option(
     "-b", "--backend", help="The server: tfserving or torchserve; needed where the spec fits both."
 )
+environment_option = click.option(
+    "--env", "environment", help="One of the fleet file's environments: what it says is laid over the rest."
+)
+shard_option = click.option("--shard", help="One of the servers that share the fleet's models.")
 runtime_option = click.option(
     "-r",
     "--runtime",

@@ -7,12 +7,22 @@ from pathlib import Path
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import PATH, backend_option, json_option, spec_argument, trust_option
+from servewright.cli.options import (
+    PATH,
+    backend_option,
+    environment_option,
+    json_option,
+    shard_option,
+    spec_argument,
+    trust_option,
+)
 
 
 @click.command("package", epilog="Example: servewright package digits.yaml --backend torchserve -o dist/")
 @spec_argument
 @backend_option
+@environment_option
+@shard_option
 @click.option("-o", "--output", type=PATH, required=True, help="The folder to write; an older artifact is replaced.")
 @click.option(
     "--form",
@@ -23,12 +33,21 @@ from servewright.cli.options import PATH, backend_option, json_option, spec_argu
 )
 @trust_option
 @json_option
-def command(*, spec: Path, backend: str | None, output: Path, form: str, trust: bool, as_json: bool) -> None:
+def command(
+    *,
+    spec: Path,
+    backend: str | None,
+    environment: str | None,
+    shard: str | None,
+    output: Path,
+    form: str,
+    trust: bool,
+    as_json: bool,
+) -> None:
     """Write configs, model store and digests of SPEC to a folder."""
     from servewright import pipeline
 
-    fleet = pipeline.load(spec)
-    chosen = pipeline.backend_for(fleet, backend)
+    fleet, chosen = pipeline.choose(spec, backend, environment=environment, shard=shard)
     printing.stage(f"package {fleet.name} for {chosen.title}")
     artifact = pipeline.package(fleet, chosen, output, packed=form == "archive", trust=trust)
     if as_json:

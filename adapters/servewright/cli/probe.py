@@ -11,7 +11,9 @@ from servewright.cli.options import (
     ADDRESS,
     PATH,
     backend_option,
+    environment_option,
     require_real_option,
+    shard_option,
     spec_argument,
     strict_option,
     trust_option,
@@ -25,6 +27,8 @@ from servewright.cli.options import (
 )
 @spec_argument
 @backend_option
+@environment_option
+@shard_option
 @click.option("--name", help="A server that `up` started.")
 @click.option("--http", type=ADDRESS, help="Where the HTTP API listens.")
 @click.option("--grpc", type=ADDRESS, help="Where the gRPC API listens.")
@@ -41,6 +45,8 @@ def command(
     *,
     spec: Path,
     backend: str | None,
+    environment: str | None,
+    shard: str | None,
     name: str | None,
     http: str | None,
     grpc: str | None,
@@ -56,13 +62,13 @@ def command(
     from servewright import pipeline, state
     from servewright.server import RunningServer
 
-    fleet = pipeline.load(spec)
-    if name is not None:
-        record = state.find(name)
-        server, backend = record.server(), backend or record.backend
-        chosen = pipeline.backend_for(fleet, backend)
+    record = state.find(name) if name is not None else None
+    fleet, chosen = pipeline.choose(
+        spec, backend or (record.backend if record else None), environment=environment, shard=shard
+    )
+    if record is not None:
+        server = record.server()
     else:
-        chosen = pipeline.backend_for(fleet, backend)
         given = {"http": http, "grpc": grpc, "management": management}
         endpoints = {transport: address for transport, address in given.items() if address}
         if not endpoints:

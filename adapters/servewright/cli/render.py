@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import PATH, backend_option, json_option, spec_argument
+from servewright.cli.options import PATH, backend_option, environment_option, json_option, shard_option, spec_argument
 from servewright.errors import CheckFailedError, ExitCode, InputError
-
-if TYPE_CHECKING:
-    from servewright.backend import Outcome
 
 if TYPE_CHECKING:
     from servewright.backend import Outcome
@@ -28,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--explain", is_flag=True, help="Print what becomes of each key of the spec, and write nothing.")
 @click.option("--models", help="Where the models lie, as the server sees it (default: as in the official image).")
 @click.option("--config", help="Where the configs lie, as the server sees it.")
+@environment_option
+@shard_option
 @json_option
 def command(
     *,
@@ -38,22 +37,26 @@ def command(
     explain: bool,
     models: str | None,
     config: str | None,
+    environment: str | None,
+    shard: str | None,
     as_json: bool,
 ) -> None:
     """Write the server's configuration files for SPEC."""
-    from servewright import pipeline
+    from servewright import pipeline, placing
     from servewright.rendering import site_of
 
     if check and output is None:
         raise click.UsageError("--check compares with a folder; add -o FOLDER")
-    fleet = pipeline.load(spec)
+    fleet = pipeline.load(spec, environment=environment)
     chosen = pipeline.backend_for(fleet, backend)
+    if shard is not None:
+        fleet = placing.shard_of(fleet, chosen.name, shard)
     if explain:
         from servewright.rendering import outcomes
 
         _print_outcomes(outcomes(fleet, chosen), as_json=as_json)
         return
-    texts = pipeline.render(fleet, chosen, site_of(fleet, chosen, models=models, config=config))
+    texts = pipeline.render_all(fleet, chosen, site_of(fleet, chosen, models=models, config=config))
     if output is None:
         _print_texts(texts, as_json=as_json)
     elif check:

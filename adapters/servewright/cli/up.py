@@ -10,9 +10,11 @@ import click
 from servewright.cli import printing
 from servewright.cli.options import (
     backend_option,
+    environment_option,
     image_option,
     json_option,
     runtime_option,
+    shard_option,
     spec_argument,
     trust_option,
 )
@@ -21,6 +23,8 @@ from servewright.cli.options import (
 @click.command("up", epilog="Example: servewright up digits.yaml --backend torchserve && servewright ps")
 @spec_argument
 @backend_option
+@environment_option
+@shard_option
 @runtime_option
 @image_option
 @click.option("--name", help="What to call the server (default: the spec's name).")
@@ -31,6 +35,8 @@ def command(
     *,
     spec: Path,
     backend: str | None,
+    environment: str | None,
+    shard: str | None,
     runtime: str,
     image: str | None,
     name: str | None,
@@ -42,8 +48,7 @@ def command(
     from servewright import pipeline, serving
 
     del wait  # a server that is not ready would be of no use to whoever reads its addresses
-    fleet = pipeline.load(spec)
-    chosen = pipeline.backend_for(fleet, backend)
+    fleet, chosen = pipeline.choose(spec, backend, environment=environment, shard=shard)
     with printing.pulling() as on_pull:
         record = pipeline.up(
             fleet, chosen, spec, name=name, runtime=runtime, image=image, trust=trust, on_stage=printing.stage,

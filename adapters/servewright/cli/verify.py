@@ -10,9 +10,11 @@ from servewright.cli import printing
 from servewright.cli.options import (
     PATH,
     backend_option,
+    environment_option,
     image_option,
     require_real_option,
     runtime_option,
+    shard_option,
     spec_argument,
     strict_option,
     trust_option,
@@ -22,6 +24,8 @@ from servewright.cli.options import (
 @click.command("verify", epilog="Example: servewright verify digits.yaml --backend torchserve --json report.json")
 @spec_argument
 @backend_option
+@environment_option
+@shard_option
 @runtime_option
 @image_option
 @click.option("-o", "--output", type=PATH, help="Keep the artifact in this folder.")
@@ -37,6 +41,8 @@ def command(
     *,
     spec: Path,
     backend: str | None,
+    environment: str | None,
+    shard: str | None,
     runtime: str,
     image: str | None,
     output: Path | None,
@@ -50,8 +56,7 @@ def command(
     """Package SPEC, launch its server, check everything, stop: exit 0 only where all of it passed."""
     from servewright import pipeline
 
-    fleet = pipeline.load(spec)
-    chosen = pipeline.backend_for(fleet, backend)
+    fleet, chosen = pipeline.choose(spec, backend, environment=environment, shard=shard)
     wishes = pipeline.Wishes(
         runtime=runtime,
         image=image,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -20,14 +20,25 @@ PROPERTIES = "config.properties"
 MODEL_CONFIG = "model-config.yaml"
 MANIFEST = "MANIFEST.json"
 REQUIREMENTS = "requirements.txt"
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def yaml_text(value: object) -> str:
     """Print ``value`` as YAML: ASCII only, short collections on one line, in the order given."""
-    return str(yaml.dump(value, Dumper=_Plain, sort_keys=False, default_flow_style=None, width=10_000)).rstrip("\n")
+    known = repr(value)  # models of one fleet are mostly alike, and printing is what takes the time
+    if known not in _PRINTED:
+        if len(_PRINTED) >= _MOST_PRINTED:
+            _PRINTED.clear()
+        text = yaml.dump(value, Dumper=_Plain, sort_keys=False, default_flow_style=None, width=10_000)
+        _PRINTED[known] = str(text).rstrip("\n")
+    return _PRINTED[known]
 
 
-class _Plain(yaml.SafeDumper):
+_PRINTED: dict[str, str] = {}
+_MOST_PRINTED: Final = 1024
+
+
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml's, where there is one
     """Writes values out that occur twice: TorchServe's reader gives up at fifty aliases."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  (PyYAML's signature)
@@ -43,7 +54,7 @@ def parse(path: str, text: str) -> object:
     """Read a rendered file with its true grammar: Java properties, YAML or JSON."""
     if path.endswith(PROPERTIES):
         return properties.parse(text)
-    return yaml.safe_load(text) if path.endswith(MODEL_CONFIG) else json.loads(text)
+    return yaml.load(text, Loader=_LOADER) if path.endswith(MODEL_CONFIG) else json.loads(text)  # noqa: S506  (safe)
 
 
 def views(fleet: Fleet, site: Site) -> dict[str, View]:
