@@ -69,12 +69,15 @@ def outcome(
 
 def value_at(spec: ModelSpec, key: str) -> str:
     """Return the value at a dotted ``key`` as short text; defaults inside it are left out."""
-    node: object = spec.model_dump(mode="json", exclude_defaults=True)
-    whole: object = spec.model_dump(mode="json")
-    for part in key.split("."):
+    path = key.split(".")
+    node: object = spec.model_dump(mode="json", include={path[0]}, exclude_defaults=True)
+    for part in path:
         node = node.get(part) if isinstance(node, dict) else None
-        whole = whole.get(part) if isinstance(whole, dict) else None
-    text = str(whole if node is None else node)
+    if node is None:
+        node = spec.model_dump(mode="json", include={path[0]})
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+    text = str(node)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
