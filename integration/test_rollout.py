@@ -417,10 +417,9 @@ class TsServer:
         assert self.default().version == version
 
 
-@pytest.fixture(scope="module")
-def torch_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TsServer]:
-    """One TorchServe for the tests that leave it as it was."""
-    folder = tmp_path_factory.mktemp("ts")
+@contextmanager
+def torch_server(folder: Path) -> Iterator[TsServer]:
+    """Start a TorchServe that serves ``times`` 1."""
     store = folder / "store"
     store.mkdir()
     archive(store, "times", HANDLER.format(version=1), version="1")
@@ -429,6 +428,13 @@ def torch_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TsServer]
         parts = [f"{name}={started.endpoints[name]}" for name in ("http", "grpc", "management")]
         said = ",".join([*parts, f"store={store}", f"key_file={started.run / KEY_FILE}"])
         yield TsServer(folder, store, started.client, parse(said, ("store", "key_file")))
+
+
+@pytest.fixture(scope="module")
+def torch_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TsServer]:
+    """One TorchServe for the tests that leave it as it was."""
+    with torch_server(tmp_path_factory.mktemp("ts")) as server:
+        yield server
 
 
 def ts_spec(server: TsServer, version: int, *, computes: str | None = None, **more: Any) -> Path:

@@ -116,6 +116,16 @@ class TestJournal:
         with pytest.raises(InputError, match="is promoted"):
             journal.find(None, to_resume=True)
 
+    def test_is_the_newest_or_none(self) -> None:
+        """A rollback that is repeated does not take the rollout before back; that one is named, and has an id."""
+        old = begun()
+        old.note(Word.BEGIN, 0, 0)
+        old.note(Word.PROMOTED, 0)
+        new = begun()
+        with pytest.raises(InputError, match=f"{new.id} is untouched; {old.id} is promoted; name an older one"):
+            journal.find(None, to_resume=False)
+        assert journal.find(old.id, to_resume=False).id == old.id
+
     def test_bars_a_server_that_is_half_way(self) -> None:
         """Nothing new is begun on a server before the open rollout is finished."""
         assert journal.earlier_at(HERE) is None

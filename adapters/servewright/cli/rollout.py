@@ -31,7 +31,7 @@ from servewright.cli.options import PATH, backend_option, json_option, trust_opt
 @click.option("--canary-name", default="canary", show_default=True, help="The label, or what the model's name ends in.")
 @click.option("--replace-all", is_flag=True, help="TF Serving: drop all other models; needed where no config is known.")
 @click.option("--timeout", default="120s", show_default=True, help="How long one step may take.")
-@click.option("--drain", default="1s", show_default=True, help="How long an old version must be idle before it goes.")
+@click.option("--drain", default="5s", show_default=True, help="How long an old version must be idle before it goes.")
 @click.option(
     "--resume", is_flag=False, flag_value="", metavar="[ID]", help="Go on with a rollout that was killed (the newest)."
 )

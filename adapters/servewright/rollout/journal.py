@@ -133,7 +133,8 @@ class Journal:
 
     def note(self, word: Word, server: int = 0, step: int = 0, **more: object) -> None:
         """Write one line, and have it on the disk."""
-        _append(self.path, {"word": word, "server": server, "step": step, **more})
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        _append(self.path, {"word": word, "server": server, "step": step, "at": at, **more})
         self._take(word, server, step, more)
 
     def _take(self, word: Word, server: int, step: int, more: Mapping[str, object]) -> None:
@@ -189,7 +190,7 @@ def load(path: Path) -> Journal:
             raise InputError(f"{path} is no journal of a rollout of this version; remove it, or use its version")
         journal = Journal(path, lines[0])
         for line in lines[1:]:
-            more = {key: value for key, value in line.items() if key not in ("word", "server", "step")}
+            more = {key: value for key, value in line.items() if key not in ("word", "server", "step", "at")}
             journal._take(Word(line["word"]), line["server"], line["step"], more)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}; check its permissions") from error
@@ -233,14 +234,17 @@ def _made(path: Path) -> str:
 
 
 def find(wanted: str | None, *, to_resume: bool) -> Journal:
-    """Return the newest rollout, of the fleet or with the id ``wanted``, that can be resumed, or taken back."""
+    """Return the newest rollout, or that of a fleet, or the one with an id, if it can be resumed, or taken back.
+
+    An older one is not guessed: whoever repeats a rollback does not mean the rollout before.
+    """
     known = [journal for journal in journals() if wanted in (None, journal.id, journal.fleet)]
-    for journal in known:
-        if _can_be_resumed(journal) if to_resume else _can_be_taken_back(journal):
-            return journal
+    if known and (_can_be_resumed(known[0]) if to_resume else _can_be_taken_back(known[0])):
+        return known[0]
     what = "to resume" if to_resume else "to take back"
     states = "; ".join(f"{journal.id} is {journal.state}" for journal in known[:3]) or f"no journal in {root()}"
-    raise InputError(f"there is no rollout {what}{f' of {wanted}' if wanted else ''}: {states}")
+    more = "; name an older one by its id" if len(known) > 1 else ""
+    raise InputError(f"there is no rollout {what}{f' of {wanted}' if wanted else ''}: {states}{more}")
 
 
 def _can_be_resumed(journal: Journal) -> bool:

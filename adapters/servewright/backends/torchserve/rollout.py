@@ -3,7 +3,8 @@
 Every version of a model is registered by itself, and one of them is the default: it answers requests that name none.
 Facts that shape the steps:
 
-- A registration that fails leaves the version there, without workers; it has to be taken away.
+- A registration that fails leaves the version there, without workers; it has to be taken away. One whose client died
+  goes on in the server: taken away and registered again meanwhile, the first one's end would meet the second one.
 - The default version cannot be unregistered. So the default moves first, and moves back first.
 - Unregistering ends the workers, whatever they hold. So a version that was the default goes when it has had nothing to
   do for a while.
@@ -36,6 +37,7 @@ OPTIONS = {
 _EVERY_S = 0.1
 # A request may be in no queue and not answered yet: while its batch fills, for instance.
 _DELAYS = 3
+_SETTLES_S = 2.0
 
 
 def rolling() -> Rolling:
@@ -182,11 +184,10 @@ def undo(step: Step, client: Client, patience_s: float) -> None:
 
 def _register(client: Client, values: Mapping[str, Any], patience_s: float) -> None:
     model, version = values["model"], values["version"]
-    if found := _described(client, model, version):
-        if found.ready_workers:
+    if _described(client, model, version):
+        if _comes_up(client, model, version, patience_s):
             return
-        # What an attempt that was killed, or failed, has left.
-        client.unregister(model, version, timeout_s=patience_s)
+        client.unregister(model, version, timeout_s=patience_s)  # what an attempt that failed has left
     try:
         client.register(values["url"], workers=values["workers"], timeout_s=patience_s)
     except ServerAnswerError as error:
@@ -198,18 +199,36 @@ def _register(client: Client, values: Mapping[str, Any], patience_s: float) -> N
         raise CheckFailedError(f"{model} version {version} does not load: {error.message}") from error
 
 
+def _comes_up(client: Client, model: str, version: str, patience_s: float) -> bool:
+    """Tell whether a version that is there gets workers, as one does that was just registered by somebody else."""
+    since = SYSTEM_CLOCK.now()
+
+    def outcome() -> str:
+        nonlocal since
+        found = client.describe(model, version)[0]
+        if found.workers:
+            since = SYSTEM_CLOCK.now()
+        if found.ready_workers:
+            return "up"
+        # Between a registration and its first worker lies a moment.
+        return "failed" if SYSTEM_CLOCK.now() - since > _SETTLES_S else ""
+
+    what = f"{model} {version}, which is being registered, is READY"
+    return wait_until(lambda: outcome() or None, within_s=patience_s, every_s=_EVERY_S, what=what) == "up"
+
+
 def _register_again(client: Client, model: str, old: Mapping[str, Any], patience_s: float) -> None:
-    found = _described(client, model, old["version"])
-    if found is None or not (found.ready_workers or found.workers):
-        if found is not None and old["min"]:
-            client.unregister(model, old["version"], timeout_s=patience_s)
-            found = None
-        if found is None:
-            client.register(
-                old["url"], name=model, workers=old["min"], batch_size=old["batch_size"],
-                max_batch_delay_ms=old["max_batch_delay_ms"], response_timeout_s=old["response_timeout_s"],
-                startup_timeout_s=old["startup_timeout_s"], timeout_s=patience_s,
-            )  # fmt: skip
+    version = old["version"]
+    found = _described(client, model, version)
+    if found and old["min"] and not found.ready_workers and not _comes_up(client, model, version, patience_s):
+        client.unregister(model, version, timeout_s=patience_s)
+        found = None
+    if found is None:
+        client.register(
+            old["url"], name=model, workers=old["min"], batch_size=old["batch_size"],
+            max_batch_delay_ms=old["max_batch_delay_ms"], response_timeout_s=old["response_timeout_s"],
+            startup_timeout_s=old["startup_timeout_s"], timeout_s=patience_s,
+        )  # fmt: skip
     _scale(client, model, old["version"], old["min"], old["max"], patience_s)
 
 

@@ -1,0 +1,192 @@
+"""`kill -9` of a rollout at random points: `--resume` or `rollback` then ends in a state with a name, under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from integration.test_rollout import (
+    RATE,
+    TfServer,
+    TsServer,
+    needs_tensorflow,
+    tf_server,
+    tf_spec,
+    torch_server,
+    ts_spec,
+)
+from integration.traffic import Traffic
+from servewright.processes import wait_until
+from servewright.rollout import journal
+
+TF_KILLS, TS_KILLS = 10, 3
+DEADLINE_S = 60.0
+
+
+@dataclass
+class Commands:
+    """Runs commands in processes that can be killed, one at a time, without waiting for imports."""
+
+    process: subprocess.Popen[str]
+    output: Path
+
+    def __call__(self, *words: object, until: Callable[[], bool] | None = None) -> int:
+        """Run a command and return its exit code; it is killed once ``until`` says so, which gives -9."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([str(self.output), *map(str, words)]) + "\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        late = Timer(DEADLINE_S, lambda: _kill(pid))  # nothing may hang
+        late.start()
+        try:
+            if until is not None:
+                wait_until(lambda: until() or _ended(pid), within_s=DEADLINE_S, every_s=0.005, what="the moment comes")
+                _kill(pid)
+            return int(self.process.stdout.readline())
+        finally:
+            late.cancel()
+
+    @property
+    def said(self) -> str:
+        """What the last command printed."""
+        return self.output.read_text()
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
+    """Start what runs the commands; journals and temporary files are the test's own."""
+    for variable, folder in (("SERVEWRIGHT_ROLLOUTS", "rollouts"), ("SERVEWRIGHT_STATE", "state"), ("TMPDIR", "tmp")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+    program = [sys.executable, str(Path(__file__).with_name("warm_commands.py"))]
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        yield Commands(process, tmp_path / "output.txt")
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(20)
+
+
+@dataclass
+class Rounds:
+    """Rollouts that are killed, each from the version that the last one left to the next."""
+
+    command: Commands
+    live: str
+    spec: Callable[[int], Path]
+    check: Callable[[int], None]
+    random: random.Random
+
+    def play(self, kills: int) -> list[str]:
+        """Kill as many rollouts, resume one and take the next one back; return how each ended."""
+        served, ended = 1, []
+        for number in range(kills):
+            new = number + 2
+            known = set(journal.root().glob("*.jsonl"))
+            # Each step writes two lines after the plan; the moment lies anywhere between one and the next.
+            lines, rest_s = self.random.randint(1, 14), self.random.uniform(0.0, 0.3)
+
+            def reached(known: set[Path] = known, lines: int = lines, rest_s: float = rest_s) -> bool:
+                written = sum(path.read_bytes().count(b"\n") for path in set(journal.root().glob("*.jsonl")) - known)
+                if written >= lines:
+                    time.sleep(rest_s)
+                return written >= lines
+
+            killed = self.command("rollout", self.spec(new), "--live", self.live, "--drain", "1s", until=reached)
+            assert killed in (0, -signal.SIGKILL), self.command.said
+            where = str(next(journal.journals()).servers[0])
+            served, how = self.end(number, served, new)
+            self.check(served)
+            assert not any(found.is_open for found in journal.journals())
+            ended.append(f"{where}; {how}")
+        return ended
+
+    def end(self, number: int, old: int, new: int) -> tuple[int, str]:
+        """Resume or take back what was killed; return the version that is served then, and what was said."""
+        newest = next(journal.journals())
+        finished = newest.state == "promoted"
+        if number % 2:
+            code = self.command("rollback")
+            assert code == (2 if newest.state == "untouched" else 0), self.command.said
+            # With nothing of its own to take back, the rollout before it is the newest that stands.
+            found = journal.load(newest.path)
+            assert found.state in ("as before", "untouched")
+            return old, f"rollback: {found.state}"
+        code = self.command("rollout", "--resume")
+        assert code == (2 if finished else 0), self.command.said
+        assert journal.load(newest.path).state == "promoted"
+        return new, "resume: promoted"
+
+
+@needs_tensorflow
+def test_tf_serving_survives_the_death_of_its_rollout(tmp_path: Path, command: Commands) -> None:
+    """Ten kills: always one version, with its label, and never a request without an answer."""
+    with tf_server(tmp_path, options=",config={config}") as server:
+
+        def check(version: int) -> None:
+            assert_tf(server, version)
+
+        seed = random.SystemRandom().randrange(1 << 30)
+        rounds = Rounds(command, server.live.said, lambda version: tf_spec(server, version), check, random.Random(seed))
+        with Traffic(server.asks(**{"": {}, "label_stable": {"label": "stable"}}), RATE) as traffic:
+            ended = rounds.play(TF_KILLS)
+    print(f"seed {seed}", *ended, sep="\n")
+    print(f"{len(traffic.sent) / traffic.seconds:.0f}/s over {traffic.seconds:.0f} s")
+    assert traffic.failures == []
+    assert [path.name for path in (tmp_path / "rollouts").iterdir() if path.suffix != ".jsonl"] == []
+    assert list((server.models / "times").glob(".*")) == []
+
+
+def assert_tf(server: TfServer, version: int) -> None:
+    """Assert that one version is served, with the label, and that nothing else is there."""
+    assert server.serves() == [version]
+    assert server.serves("times-canary") == []
+    assert server.serves("other") == [7]
+    assert server.client.version_of_label("times", "stable") == version
+
+
+def test_torchserve_survives_the_death_of_its_rollout(tmp_path: Path, command: Commands) -> None:
+    """A version that was being registered when its rollout died is registered, or gone."""
+    with torch_server(tmp_path) as server:
+
+        def check(version: int) -> None:
+            assert_ts(server, version)
+
+        seed = random.SystemRandom().randrange(1 << 30)
+        rounds = Rounds(command, server.live.said, lambda version: ts_spec(server, version), check, random.Random(seed))
+        with Traffic(server.asks(None), RATE) as traffic:
+            ended = rounds.play(TS_KILLS)
+    print(f"seed {seed}", *ended, sep="\n")
+    print(f"{len(traffic.sent) / traffic.seconds:.0f}/s over {traffic.seconds:.0f} s")
+    assert traffic.failures == []
+
+
+def assert_ts(server: TsServer, version: int) -> None:
+    """Assert that one version is registered, and is the default."""
+    server.assert_serves(str(version))
