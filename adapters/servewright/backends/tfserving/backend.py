@@ -10,8 +10,8 @@ from servewright.backends.tfserving import flags, keys, packing, payloads, recip
 
 if TYPE_CHECKING:
     from servewright.linting.linter import Linter
-    from servewright.tuning.knobs import Tuning
     from servewright.rollout.plan import Rolling
+    from servewright.tuning.knobs import Tuning
 
 
 def _lint() -> Linter:
