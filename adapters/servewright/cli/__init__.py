@@ -39,6 +39,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "tune": "Find the batching settings that serve a load best, and write them.",
     "lint": "Check configs, archives and commands that are there already.",
     "verify-archive": "Prove model archives safe, without unpacking them.",
+    "sign": "Sign archives and artifacts with a key of your own.",
     "doctor": "Say what this machine can run, and what is missing.",
     "demo": "Train on handwritten digits, serve, and compare.",
 }
