@@ -96,7 +96,13 @@ def lengths() -> list[bytes]:
     ]
 
 
-def save(folder: Path, nodes: Sequence[bytes], inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Path:
+def save(
+    folder: Path,
+    nodes: Sequence[bytes],
+    inputs: Mapping[str, int],
+    outputs: Mapping[str, int],
+    functions: Sequence[bytes] = (),
+) -> Path:
     """Write a SavedModel with one signature; inputs and outputs are node names with their types."""
 
     def infos(names: Mapping[str, int]) -> dict[str, object]:
@@ -106,13 +112,16 @@ def save(folder: Path, nodes: Sequence[bytes], inputs: Mapping[str, int], output
     signature = protos.SignatureDef(
         inputs=infos(inputs), outputs=infos(outputs), method_name="tensorflow/serving/predict"
     )
-    return save_signatures(folder, nodes, {"serving_default": signature})
+    return save_signatures(folder, nodes, {"serving_default": signature}, functions)
 
 
-def save_signatures(folder: Path, nodes: Sequence[bytes], signatures: Mapping[str, Any]) -> Path:
+def save_signatures(
+    folder: Path, nodes: Sequence[bytes], signatures: Mapping[str, Any], functions: Sequence[bytes] = ()
+) -> Path:
     """Write a SavedModel with these signatures."""
     versions = _message(4, _number(1, 1882))
-    graph = b"".join(_message(1, one) for one in nodes) + versions
+    library = _message(2, b"".join(_message(1, one) for one in functions))
+    graph = b"".join(_message(1, one) for one in nodes) + library + versions
     meta = protos.MetaGraphDef(meta_info_def={"tags": ["serve"]}, signature_def=signatures)
     meta_graph = meta.SerializeToString() + _message(2, graph)
     folder.mkdir(parents=True)
@@ -133,6 +142,33 @@ def save_with_total(folder: Path) -> Path:
 def save_texts(folder: Path) -> Path:
     """Write the model that gives strings back."""
     return save(folder, texts(), {"s": STRING}, {"text": STRING})
+
+
+def save_batching_itself(folder: Path, size: int) -> Path:
+    """Write the model ``y = x + 1`` that computes once ``size`` rows wait in a batch of its own."""
+
+    def names(*types: int) -> bytes:
+        return _message(1, _message(6, b"".join(varint(dtype) for dtype in types)))
+
+    argument = _message(1, b"x") + _number(3, FLOAT), _message(1, b"y") + _number(3, FLOAT)
+    signature = _message(1, b"add") + _message(2, argument[0]) + _message(3, argument[1])
+    body = [constant("one", FLOAT, (), struct.pack("<f", 1)), binary("sum", "AddV2", "x", "one:output:0", FLOAT)]
+    result = _message(4, _message(1, b"y") + _message(2, b"sum:z:0"))
+    function = _message(1, signature) + b"".join(_message(3, one) for one in body) + result
+    batched = node(
+        "batched",
+        "BatchFunction",
+        ("x",),
+        _attribute("f", _message(10, _message(1, b"add"))),
+        _attribute("num_batch_threads", _number(3, 1)),
+        _attribute("max_batch_size", _number(3, size)),
+        _attribute("batch_timeout_micros", _number(3, 1_800_000_000)),
+        _attribute("Tin", names(FLOAT)),
+        _attribute("Tcaptured", names()),
+        _attribute("Tout", names(FLOAT)),
+    )
+    nodes = [placeholder("x", FLOAT), batched, node("y", "Identity", ("batched",), _type("T", FLOAT))]
+    return save(folder, nodes, {"x": FLOAT}, {"y": FLOAT}, functions=[function])
 
 
 def save_lengths(folder: Path) -> Path:

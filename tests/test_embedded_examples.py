@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,19 @@ class TestLoading:
         assert server.web("/v1/models/without:predict", three)[1]["outputs"]["total"] == [6, 6, 6]
         status, answer = server.web("/v1/models/with:predict", three)
         assert (status, answer) == (400, {"error": "Task size 3 is larger than maximum input batch size 2"})
+
+
+def test_a_model_may_batch_by_itself(start: Callable[..., Server], tmp_path: Path) -> None:
+    """As many requests are in the graph at once as there are threads: also more than 4 for each CPU."""
+    callers = 4 * (os.cpu_count() or 1) + 4
+    graphs.save_batching_itself(tmp_path / "m" / "1", callers)
+    server = start(
+        "--model_name=m", f"--model_base_path={tmp_path / 'm'}", f"--grpc_max_threads={callers + 1}"
+    ).ready()  # fmt: skip
+    with ThreadPoolExecutor(callers) as pool:
+        assert list(pool.map(lambda value: server.predict("m", [value]), range(callers))) == [
+            [value + 1.0] for value in range(callers)
+        ]
 
 
 def test_rest_bodies_may_be_compressed(start: Callable[..., Server], half: Path) -> None:

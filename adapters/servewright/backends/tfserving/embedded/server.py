@@ -74,7 +74,8 @@ class _Running:
         self._flags, self._settings = flags, settings
         self._metrics = Metrics()
         cpus = os.cpu_count() or 1
-        self._workers = Workers(4 * cpus, "model", loop)
+        # As many as requests may run at once: a model that batches in its own graph waits for all of them together.
+        self._workers = Workers(max(4 * cpus, flags.grpc_max_threads + flags.rest_api_num_threads), "model", loop)
         self._background = Workers(4 * cpus, "load", loop)
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
