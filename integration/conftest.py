@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from integration.sandbox import REQUIRED, Sandbox, missing, sandbox
+from servewright import launching, registry
 
 # A run in the background ignores Ctrl-C, and what tests press would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +35,9 @@ SOURCES = {
     "keras": "{path: keras/model.keras, format: keras}",
 }
 KERAS = ("saved_model", "keras")
+Need = Callable[[str, str], None]
+# Called with a backend, what to add to the Dockerfile of its image, and files to copy; returns the tag.
+MakeImage = Callable[..., str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ def box() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def need() -> Callable[[str, str], None]:
+def need() -> Need:
     """Skip where a runtime is absent, or fail where SERVEWRIGHT_REQUIRE names it."""
 
     def need(backend: str, runtime: str) -> None:
@@ -128,3 +134,33 @@ def need() -> Callable[[str, str], None]:
             pytest.skip(why)
 
     return need
+
+
+@pytest.fixture
+def make_image(need: Need, box: Sandbox) -> Iterator[MakeImage]:
+    """Return what makes an image from that of a backend; it is removed at the end."""
+    made: list[str] = []
+
+    def make(backend: str, dockerfile: str, **files: str) -> str:
+        need(backend, "docker")
+        assert box.engine is not None
+        lines = f"FROM {launching.image_for(registry.get(backend))}\n{dockerfile}\n"
+        tag = f"servewright-foreign-{box.folder.name.lower()}:{len(made)}"
+        context = io.BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as tar:
+            for name, text in {"Dockerfile": lines, **files}.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(text.encode()), 0o755
+                tar.addfile(entry, io.BytesIO(text.encode()))
+        context.seek(0)
+        said = list(box.engine.api.build(fileobj=context, custom_context=True, tag=tag, rm=True, decode=True))
+        assert not any("error" in event for event in said), said
+        made.append(tag)
+        return tag
+
+    yield make
+    assert box.engine is not None
+    for container in box.containers():
+        box.engine.api.remove_container(container["Id"], force=True, v=True)
+    for tag in made:
+        box.engine.api.remove_image(tag, force=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from servewright import docker_runtime, engine, launching, registry
+from servewright.containers import Container
 from servewright.engine import Engine
 from servewright.errors import UnavailableError
 
@@ -39,6 +40,14 @@ def wait_for(command: subprocess.Popen[str], text: str, *, within_s: float = 120
     raise AssertionError(f"{text!r} is not in: {said}")
 
 
+def server_pid(container: Container) -> int:
+    """Return the number that a watched server has inside: the init starts the watch, and this the server."""
+    pid = 1
+    for _ in range(2):
+        pid = int(container.file(f"/proc/{pid}/task/{pid}/children").read_bytes().split()[0])
+    return pid
+
+
 def missing(backend: str, runtime: str) -> str | None:
     """Return why ``backend`` cannot be run by ``runtime`` here; nothing is pulled to find that out."""
     try:
@@ -58,6 +67,7 @@ class Sandbox:
     deadline: str = "10min"
     variables: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    volumes: set[str] = field(default_factory=set)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -99,26 +109,29 @@ class Sandbox:
         """Return the containers of this sandbox, running or not."""
         if self.engine is None:
             return []
-        return [
+        own = [
             found
             for found in docker_runtime.listed(self.engine)
             if found["Labels"][docker_runtime.RUN].startswith(str(self.folder))
         ]
+        # Volumes bear no mark of their owner: these are known by the containers that were seen with them.
+        mounts = [mount for found in own for mount in found["Mounts"]]
+        self.volumes |= {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
+        return own
 
     def running(self) -> list[str]:
         """Return the names of the containers that run."""
         return [found["Names"][0] for found in self.containers() if found["State"] == "running"]
 
     def left(self) -> list[str]:
-        """Return all that is left: containers, temporary folders, folders of servers, half files."""
+        """Return all that is left: containers, their volumes, temporary folders, folders of servers, half files."""
         containers = [f"container {found['Names'][0]} ({found['State']})" for found in self.containers()]
         # Frameworks keep caches of their own among the temporary files.
         folders = [str(path) for path in (self.folder / "tmp").iterdir() if "servewright" in path.name]
         folders += [str(path) for path in (self.folder / "state").glob("*")]
-        return sorted(containers + folders)
+        return sorted(containers + [f"volume {name}" for name in self.volumes & self._known_volumes()] + folders)
 
-    def volumes(self) -> set[str]:
-        """Return the names of the engine's volumes."""
+    def _known_volumes(self) -> set[str]:
         found = self.engine.api.volumes()["Volumes"] if self.engine else None
         return {volume["Name"] for volume in found or []}
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from integration.conftest import Models
-from integration.sandbox import Sandbox
+from integration.sandbox import Sandbox, server_pid
 from servewright import docker_runtime, engine, launching, pipeline, processes, registry, runs
+from servewright.containers import Container
 from servewright.engine import Engine
 
 Need = Callable[[str, str], None]
@@ -65,27 +66,12 @@ def test_a_container_may_do_little(backend: str, models: Models, tmp_path: Path,
         assert [note for note in record["notes"] if note.startswith("relaxed")] == []
         assert record["image"]["image_id"] == found["Image"]
         # From within: who the server is, and that it cannot gain anything.
-        container = registry_handle(record, where)
+        container = Container(where, record["container"], Path(record["log"]))
         status = container.file(f"/proc/{server_pid(container)}/status").read_bytes().decode()
         values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert values["Uid"].split()[0] != "0"
         assert {int(values[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert values["NoNewPrivs"] == "1"
-
-
-def registry_handle(record: dict[str, Any], where: Engine) -> Any:
-    """Return the container of a record."""
-    from servewright.containers import Container
-
-    return Container(where, record["container"], Path(record["log"]))
-
-
-def server_pid(container: Any) -> int:
-    """Return the number that the watched server has inside: the init starts the watch, and this the server."""
-    pid = 1
-    for _ in range(2):
-        pid = int(container.file(f"/proc/{pid}/task/{pid}/children").read_bytes().split()[0])
-    return pid
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -120,20 +120,23 @@ class Container:
 
     def _last_word(self) -> str:
         """Return the last that the watch said; empty where it said nothing."""
-        try:
-            with engine.translated("read the container's last lines"):
-                lines = self.engine.api.logs(self.id, tail=_LAST_LINES).decode(errors="replace").splitlines()
-        except LaunchError:
-            return ""
+        lines: Sequence[str] = ()
+        with suppress(LaunchError):
+            lines = self._printed(_LAST_LINES)
         return next((line.removeprefix(_WORD) for line in reversed(lines) if line.startswith(_WORD)), "")
 
     def log_tail(self, lines: int = 20) -> Sequence[str]:
         """Return the last lines that it printed."""
-        if self._follower is not None and self._follower.is_alive():
-            with suppress(LaunchError):
-                if not self.alive():
-                    self._follower.join(_LAST_WORDS_S)
+        with suppress(LaunchError):
+            if not self.alive():
+                return self._printed(lines)  # all of it, whereas who streams it to the file may still be on the way
         return processes.log_tail(self.log, lines)
+
+    def _printed(self, lines: int) -> tuple[str, ...]:
+        """Return the last lines of its output as the engine has them."""
+        with engine.translated("read the container's last lines"):
+            printed: bytes = self.engine.api.logs(self.id, tail=lines)
+        return tuple(printed.decode(errors="replace").splitlines())
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Ask it to stop, kill it after ``grace_s``, and remove it with its anonymous volumes."""

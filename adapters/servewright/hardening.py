@@ -93,7 +93,8 @@ class _Step:
     name: str
 
 
-_NO_SHELL = r'exec: "sh": executable file not found|exec: "sh": stat'
+# By the engine itself, or by the init that it put before the shell.
+_NO_SHELL = r'exec: "sh": executable file not found|exec: "sh": stat|exec sh failed'
 _NO_INIT = r"docker-init|catatonit|unable to find init"
 _NO_PIDS = r"(?i)pids?[ ._]?limit|pids\.max"
 _NO_CPUS = r"(?i)NanoCPUs|cpu cfs|cpu\.max|cpu_quota"
