@@ -9,6 +9,7 @@ import random
 import stat
 import struct
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from servewright.archive_check import refuse_unsafe
 from servewright.backend import Artifact
 from servewright.errors import InputError
 from servewright.linting import walking
+from servewright.linting.finding import Finding
 from servewright.linting.walking import Wishes
 
 _MANIFEST = b'{"model": {"modelName": "m", "modelVersion": "1.0", "handler": "image_classifier"}}'
@@ -319,6 +321,144 @@ def test_verify_archive_exits_one_and_names_the_rule(tmp_path: Path, capsys: pyt
     assert cli.run(["verify-archive", "--strict", str(sound)]) == 1
     assert "MAR036" in capsys.readouterr().out
     assert cli.run(["verify-archive", str(tmp_path / "none.mar")]) == 2
+
+
+_EVIL = b"cposix\nsystem\n(S'true'\ntR."
+
+
+def _torch_zip(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"archive/{name}.pkl", content)
+    return buffer.getvalue()
+
+
+_TENSOR = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n."
+# What torch wrote before 1.6: a number, a version, the machine, the object, the keys, and then the numbers themselves.
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
+_KEYS = b"\x80\x02]." + b"\0\1" * 99
+
+
+class TestHandler:
+    """What a handler opens."""
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "open('labels.json')",
+            "open(os.path.join(context.system_properties['model_dir'], 'labels.json'))",
+            "open(os.path.join(folder, 'labels.json'), encoding='utf-8')",
+            "open(os.path.join(folder, 'data', 'labels.json'))",
+            "(Path(folder) / 'labels.json').read_text()",
+            "(Path(folder) / 'data' / 'labels.json').open()",
+            "open(f'{folder}/labels.json')",
+            "open(folder + '/labels.json')",
+            "torch.load('labels.json')",
+            "Path('labels.json').read_text()",
+        ],
+    )
+    def test_must_be_in_the_archive(self, tmp_path: Path, line: str) -> None:
+        """However the name is put together, the finding is on its line; with the file there is none."""
+        head = "import os, torch\nfrom pathlib import Path\ndef handle(data, context):\n"
+        body = f"    folder = context.system_properties.get('model_dir')\n    {line}\n    return [1 for _ in data]\n"
+        found = self._opened(tmp_path, head + body)
+        assert [(finding.line, "labels.json" in finding.what) for finding in found] == [(5, True)]
+        assert self._opened(tmp_path, head + body, ("labels.json", b"{}"), ("data/labels.json", b"{}")) == []
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "path = os.path.join(folder, 'a.json'); found = os.path.isfile(path) and open(path)",
+            "found = os.path.exists(os.path.join(folder, 'a.json'))",
+            "found = (Path(folder) / 'a.json').exists()",
+            "open(os.path.join(folder, 'a.log'), 'w')",
+            "(Path(folder) / 'a.log').write_text('x')",
+            "open('/etc/hostname')",
+            "open(os.path.join(folder, name))",
+            "open(os.path.join(other, 'a.json'))",
+        ],
+    )
+    def test_need_not_be_where_it_is_asked_for_or_made(self, tmp_path: Path, line: str) -> None:
+        """Optional files, files that are written and files elsewhere are not missed."""
+        head = "import os\nfrom pathlib import Path\ndef handle(data, context):\n"
+        body = f"    folder = context.system_properties.get('model_dir')\n    {line}\n    return [1 for _ in data]\n"
+        assert self._opened(tmp_path, head + body) == []
+
+    @staticmethod
+    def _opened(folder: Path, text: str, *members: tuple[str, bytes]) -> list[Finding]:
+        path = folder / "m.mar"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "m", "handler": "h.py"}}')
+            archive.writestr("h.py", text)
+            for name, content in members:
+                archive.writestr(name, content)
+        return [finding for finding in walking.lint([path]).findings if finding.rule == "MAR040"]
+
+
+class TestWeights:
+    """Weights in an archive, walked and never read."""
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("weights.pt", _EVIL),
+            ("weights.pt", _TENSOR + _EVIL),
+            ("weights.pt", _torch_zip(data=_EVIL)),
+            # Words of TorchScript in a pickle do not make it TorchScript.
+            ("weights.pt", b"S'/code/ archive/constants.pkl'\n0" + _EVIL),
+            ("weights.pt", _torch_zip(data=_EVIL, other_constants=b"N.")),
+            ("weights.pt", _LEGACY + _EVIL + _KEYS),
+            # No name hides one that is a pickle by its first bytes.
+            ("vocabulary.txt", b"\x80\x04" + _EVIL),
+            ("net.onnx", b"\x80\x02" + _EVIL),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    def test_that_run_code_are_reported(self, tmp_path: Path, name: str, content: bytes, method: int) -> None:
+        """What reading them would import is named, however the member is packed."""
+        path = tmp_path / "m.mar"
+        path.write_bytes(_zip([(name, content)], method))
+        (found,) = [finding for finding in walking.lint([path]).findings if finding.rule == "MAR036"]
+        assert found.file == f"{path}!/{name}"
+        assert "posix.system" in found.what
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("weights.pt", _TENSOR),
+            ("weights.pt", _torch_zip(data=_TENSOR)),
+            # TorchScript: torch.load hands it to its reader in C++.
+            ("weights.pt", _torch_zip(data=b"c__torch__\nNet\n.", constants=b"N.")),
+            ("weights.pt", _LEGACY + _TENSOR + _KEYS),
+            ("vocabulary.txt", b"the of and"),
+            ("picture.bin", b"\x80\x02\xff\xff and so on"),
+            ("tokens.zip", _torch_zip()),
+        ],
+    )  # fmt: skip
+    def test_that_only_rebuild_tensors_are_not(self, tmp_path: Path, name: str, content: bytes) -> None:
+        """Tensors, TorchScript and what is no pickle are nothing to report."""
+        path = tmp_path / "m.mar"
+        path.write_bytes(_zip([(name, content)]))
+        assert "MAR036" not in [finding.rule for finding in walking.lint([path]).findings]
+
+    def test_of_any_size_are_walked_where_they_lie(self, tmp_path: Path) -> None:
+        """What lies in front of the last pickle costs no memory."""
+        path = tmp_path / "m.mar"
+        with (
+            zipfile.ZipFile(path, "w") as archive,
+            archive.open("weights.pt", "w") as member,
+            zipfile.ZipFile(member, "w") as inner,  # type: ignore[arg-type]
+        ):
+            inner.writestr("archive/data/0", bytes(64 << 20))
+            inner.writestr("archive/data.pkl", _EVIL)
+        tracemalloc.start()
+        try:
+            found = [finding.rule for finding in walking.lint([path]).findings]
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+        assert "MAR036" in found
 
 
 def test_any_damage_is_a_finding_or_nothing(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from servewright.archive_check import check_archive
+from servewright.archive_check import Limits, check_archive
 from servewright.backends.torchserve.archive import MANIFEST
 from servewright.backends.torchserve.linting import archive_rules as rules
 from servewright.backends.torchserve.linting import handler, manifest, model_config
@@ -17,10 +22,20 @@ from servewright.linting.finding import Finding
 from servewright.linting.linter import BinaryKind, Context, Follow, Found
 from servewright.linting.rule import Rule
 from servewright.linting.sources import Source
+from servewright.zip_format import STORED, Indexed, read_index
 
-_WEIGHTS: Final = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
+if TYPE_CHECKING:
+    from servewright.modelfiles.pickles import Import
+
+_WEIGHTS: Final = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt")
+_ZIP: Final = b"PK\3\4"
+# How a pickle of protocol 2 to 5 begins, or a zip that may hold some, whatever the file is called.
+_STARTS: Final = (_ZIP, b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
+_LEGACY: Final = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number as a pickle writes it
+_HEAD: Final = 64
+_MOST_IMPORTS: Final = 10_000
 _LARGEST_TEXT: Final = 4 << 20
-_LARGEST_WEIGHTS: Final = 512 << 20
+_LARGEST_PACKED: Final = 512 << 20
 
 
 def recognise(path: Path, head: bytes) -> bool:
@@ -40,10 +55,14 @@ def check(path: Path, name: str, context: Context) -> Found:
     if found:
         return
     with zipfile.ZipFile(path) as archive:
-        yield from _members(archive, path, name, context)
+        model = yield from _members(archive, path, name, context)
+    yield from _pickles(path, name, model.get("serializedFile", ""))
 
 
-def _members(archive: zipfile.ZipFile, path: Path, name: str, context: Context) -> Found:
+def _members(
+    archive: zipfile.ZipFile, path: Path, name: str, context: Context
+) -> Generator[Finding | Follow, None, dict[str, str]]:
+    """Check what the manifest names, and return what it says of the model."""
     sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
 
     def text(member: str) -> Source | None:
@@ -65,7 +84,7 @@ def _members(archive: zipfile.ZipFile, path: Path, name: str, context: Context) 
     file = entry if entry in sizes else f"{entry}.py"
     if entry and (source := text(file)) and file.endswith(".py"):
         yield from _kept(source, handler.checked(source, sizes, function=function))
-    yield from _pickles(archive, name, sizes)
+    return model
 
 
 def _kept(source: Source, found: Iterator[Finding | Follow]) -> Iterator[Finding]:
@@ -89,27 +108,95 @@ def _model(source: Source) -> dict[str, str]:
     return {key: value for key, value in model.items() if isinstance(value, str)} if isinstance(model, dict) else {}
 
 
-def _pickles(archive: zipfile.ZipFile, name: str, sizes: dict[str, int]) -> Iterator[Finding]:
-    """Walk the opcodes of every file of weights; none is read as a pickle."""
-    import pickletools  # noqa: F401  (what the scanner stands on; fails here if it is not there)
+def _pickles(path: Path, name: str, serialized: str) -> Iterator[Finding]:
+    """Walk the opcodes of every file of weights, and of whatever else is a pickle; none is read as one."""
+    with FileIO(path) as file:
+        for member in read_index(file, most_members=Limits().members).members:
+            if member.is_directory:
+                continue
+            named = member.name.lower().endswith(_WEIGHTS) or member.name == serialized
+            with _content(file, member) as stream:
+                head = stream.read(_HEAD)
+                stream.seek(0)
+                if not named and not head.startswith(_STARTS):
+                    continue
+                try:
+                    strange = _strange(stream, member.size, head)
+                except Exception as error:  # noqa: BLE001  (any broken pickle: that it cannot be walked is the finding)
+                    # Of what is not called weights, nobody said that it is a pickle.
+                    if named and not _other_format(member.name):
+                        yield rules.PICKLE.on(f"{name}!/{member.name}", 1, 1, f"it cannot be walked ({error})")
+                    continue
+            if strange:
+                first = strange[0]
+                more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+                what = f"it imports {first.name}{more}, which {first.danger}"
+                yield rules.PICKLE.on(f"{name}!/{member.name}", 1, 1, what)
 
-    from servewright.modelfiles.pickles import torch_file_imports
 
-    for member, size in sizes.items():
-        if not member.lower().endswith(_WEIGHTS) or size > _LARGEST_WEIGHTS:
-            continue
-        content = archive.read(member)
-        if b"/code/" in content[:65_536] or b"/constants.pkl" in content:
-            continue  # TorchScript: read by C++, in which a pickle builds its own classes alone
-        try:
-            strange = [item for item in torch_file_imports(content) if not item.plain]
-        except Exception as error:  # noqa: BLE001  (any broken pickle: that it cannot be walked is the finding)
-            yield rules.PICKLE.on(f"{name}!/{member}", 1, 1, f"it cannot be walked ({error})")
-            continue
-        if strange:
-            first = strange[0]
-            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-            yield rules.PICKLE.on(f"{name}!/{member}", 1, 1, f"it imports {first.name}{more}, which {first.danger}")
+def _other_format(name: str) -> bool:
+    """Tell whether a file of weights is by its name one of a format that holds no pickles."""
+    return name.lower().endswith((".onnx", ".safetensors", ".so", ".pt2", ".engine", ".plan"))
+
+
+def _strange(stream: BinaryIO, size: int, head: bytes) -> list[Import]:
+    """Return what a file imports beside weights; raise where it cannot be walked."""
+    from servewright.modelfiles import pickles, zips
+
+    if head.startswith(_ZIP):
+        with zips.opened(stream) as archive:
+            # The one name by which torch.load hands a file to its reader in C++, where a pickle builds its own
+            # classes alone.
+            if f"{zips.root(archive)}constants.pkl" in archive.namelist():
+                return []
+            found = pickles.archive_imports(archive)
+    elif _LEGACY in head:  # torch before 1.6: five pickles, then the bytes of the storages
+        found = tuple(item for _ in range(5) for item in pickles.imports(stream))
+    else:
+        found = ()
+        while stream.tell() < size:
+            found += pickles.imports(stream)
+            if len(found) > _MOST_IMPORTS:
+                raise ValueError(f"it imports more than {_MOST_IMPORTS} things")
+    return [item for item in found if not item.plain]
+
+
+@contextmanager
+def _content(file: FileIO, member: Indexed) -> Iterator[BinaryIO]:
+    """Open a member's content; a stored one is read where it lies, however large, others are unpacked in memory."""
+    start = member.content_offset(file)
+    if member.method == STORED:
+        with io.BufferedReader(_Part(file, start, member.size)) as stream:
+            yield stream
+    else:
+        # No further than what a file of weights may have; the archive's own check has seen that it is not a bomb.
+        file.seek(start)
+        packed = file.read(min(member.packed, _LARGEST_PACKED)) or b""
+        yield io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _LARGEST_PACKED))
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file, as a file of their own."""
+
+    def __init__(self, file: FileIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence], 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: max(self._size - self._at, 0)]
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(view) or 0
+        self._at += count
+        return count
 
 
 KIND: Final = BinaryKind(name="mar", title="a model archive (.mar)", recognise=recognise, check=check)

@@ -19,6 +19,14 @@ _IMPORTED: Final = frozenset(
 _DANGEROUS: Final = frozenset({"pickle.load", "pickle.loads", "dill.load", "dill.loads", "joblib.load", "eval", "exec",
                                "os.system", "yaml.unsafe_load", "marshal.loads", "cloudpickle.load"})  # fmt: skip
 
+_OPENERS: Final = frozenset(
+    {"open", "io.open", "codecs.open", "torch.load", "torch.jit.load", "numpy.load", "np.load", "Path", "pathlib.Path",
+     "onnxruntime.InferenceSession", "ort.InferenceSession", "pd.read_csv", "pandas.read_csv", "Image.open"}
+)  # fmt: skip
+# Who asks whether a file is there, or makes it, does not need it in the archive.
+_TESTS: Final = ("exists", "isfile", "is_file", "isdir", "is_dir", "lexists")
+_WRITES: Final = ("write_text", "write_bytes", "mkdir", "makedirs", "touch", "save")
+
 
 def recognise(source: Source) -> bool:
     """Tell whether a Python file is a handler: by its entry point, or by a class of TorchServe's that it derives from."""
@@ -139,7 +147,6 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _calls(source: Source, tree: ast.Module, members: Collection[str] | None) -> Iterator[Finding]:
-    names = None if members is None else {member.rpartition("/")[2] for member in members} | set(members)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -148,27 +155,92 @@ def _calls(source: Source, tree: ast.Module, members: Collection[str] | None) ->
         unsafe = keywords.get("weights_only")
         if name in _DANGEROUS or (name == "torch.load" and isinstance(unsafe, ast.Constant) and unsafe.value is False):
             yield rules.DANGEROUS_CALL.on(source.name, node.lineno, node.col_offset + 1, name)
-        if names is not None and (opened := _opened(name, node)) and opened not in names:
-            yield rules.OPENED_FILE.on(source.name, node.lineno, node.col_offset + 1, repr(opened))
+    if members is None:
+        return
+    names = {member.rpartition("/")[2] for member in members} | set(members)
+    folders = {member[:end] for member in members for end in range(len(member)) if member[end] == "/"}
+    for place, opened in _opened(tree):
+        if opened not in names | folders:
+            yield rules.OPENED_FILE.on(source.name, place.lineno, place.col_offset + 1, repr(opened))
 
 
-def _opened(name: str, node: ast.Call) -> str:
-    """Return the name of a file of the archive that a call opens; empty where it is not written out."""
+def _opened(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
+    """Yield the files of the archive that a handler opens, as far as their names are written out.
+
+    A name below the model's folder counts wherever it is put together; a relative one where it is opened, for workers
+    run in that folder. What is written, or looked for before it is opened, need not be there.
+    """
+    nodes = list(ast.walk(tree))
+    folders = {_target(node) for node in nodes if isinstance(node, ast.Assign) and _is_folder(node.value, frozenset())}
+    tested: set[ast.AST] = set()
+    tested_names: set[str] = set()
+    opened: list[tuple[ast.expr, str]] = []
+    for node in nodes:
+        if not isinstance(node, ast.Call):
+            continue
+        name = _dotted(node.func)
+        path = node.args[0] if node.args else None
+        if isinstance(node.func, ast.Attribute) and node.func.attr in (*_TESTS, *_WRITES):
+            for looked in (node.func.value, *node.args):
+                tested |= set(ast.walk(looked))
+                tested_names.add(_dotted(looked))
+        elif name in _OPENERS and path is not None:
+            if name == "open" and _writes(node):
+                tested |= set(ast.walk(path))
+            elif isinstance(path, ast.Constant) and isinstance(path.value, str) and not path.value.startswith("/"):
+                opened.append((node, path.value))
+    for node in nodes:
+        if isinstance(node, ast.Assign) and _target(node) in tested_names:
+            tested |= set(ast.walk(node.value))
+    inner: set[ast.AST] = set()
+    for node in nodes:
+        if isinstance(node, ast.expr) and node not in inner and (leaf := _below(node, folders)):
+            inner |= set(ast.walk(node))
+            if node not in tested and "." in leaf.rpartition("/")[2]:
+                opened.append((node, leaf))
+    yield from sorted(opened, key=lambda item: (item[0].lineno, item[0].col_offset))
+
+
+def _target(node: ast.Assign) -> str:
+    return _dotted(node.targets[0]) if len(node.targets) == 1 else ""
+
+
+def _writes(node: ast.Call) -> bool:
     mode: Any = node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
-    if name == "open" and node.args:
-        if isinstance(mode, ast.Constant) and isinstance(mode.value, str) and set(mode.value) & set("wax+"):
-            return ""
-        path = node.args[0]
-        if isinstance(path, ast.Constant) and isinstance(path.value, str) and not path.value.startswith("/"):
-            return path.value
-    if name == "os.path.join" and len(node.args) == 2 and isinstance(node.args[1], ast.Constant):
-        folder, leaf = (
-            _dotted(node.args[0]) if isinstance(node.args[0], ast.Name | ast.Attribute) else "",
-            node.args[1].value,
-        )
-        if folder.rpartition(".")[2] == "model_dir" and isinstance(leaf, str) and "." in leaf:
-            return leaf
-    return ""
+    return isinstance(mode, ast.Constant) and isinstance(mode.value, str) and bool(set(mode.value) & set("wax+"))
+
+
+def _is_folder(node: ast.expr, folders: Collection[str]) -> bool:
+    """Tell whether an expression is the model's folder: ``properties.get("model_dir")``, however it is wrapped."""
+    if isinstance(node, ast.Call):
+        if _dotted(node.func).rpartition(".")[2] in ("Path", "str", "abspath", "realpath", "get", "fspath"):
+            return any(_is_folder(argument, folders) for argument in node.args[:1])
+        return False
+    if isinstance(node, ast.Subscript):
+        return _is_folder(node.slice, folders)
+    if isinstance(node, ast.Constant):
+        return node.value == "model_dir"
+    name = _dotted(node)
+    return name.rpartition(".")[2] == "model_dir" or name in folders
+
+
+def _below(node: ast.expr, folders: Collection[str]) -> str:
+    """Return the path below the model's folder that an expression puts together; empty where it is no such."""
+    first: ast.expr
+    parts: list[ast.expr]
+    if isinstance(node, ast.Call) and _dotted(node.func) in ("os.path.join", "path.join", "join") and node.args:
+        first, parts = node.args[0], node.args[1:]
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Add):
+        first, parts = node.left, [node.right]
+    elif isinstance(node, ast.JoinedStr) and len(node.values) > 1 and isinstance(node.values[0], ast.FormattedValue):
+        first, parts = node.values[0].value, node.values[1:]
+    else:
+        return ""
+    texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    start = "" if _is_folder(first, folders) else _below(first, folders)
+    if len(texts) < len(parts) or (not start and not _is_folder(first, folders)):
+        return ""
+    return "/".join(text.strip("/") for text in (start, *texts) if text.strip("/"))
 
 
 KIND: Final = FileKind(name="ts_handler", title="a handler of TorchServe", recognise=recognise, check=check)
