@@ -6,7 +6,7 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -84,7 +84,17 @@ def _members(
     file = entry if entry in sizes else f"{entry}.py"
     if entry and (source := text(file)) and file.endswith(".py"):
         yield from _kept(source, handler.checked(source, sizes, function=function))
+    for module in sorted(_modules(sizes)):
+        for member in (f"{module}.py", f"{module}/__init__.py"):
+            if member in sizes and member != file:
+                yield rules.HIDES_LIBRARY.on(f"{name}!/{member}", 1, 1, member)
     return model
+
+
+def _modules(sizes: Collection[str]) -> set[str]:
+    """Return the modules and packages at the archive's root that have the names of others."""
+    tops = {member.partition("/")[0] for member in sizes}
+    return {top.removesuffix(".py") for top in tops if handler.hides(top.removesuffix(".py"))}
 
 
 def _kept(source: Source, found: Iterator[Finding | Follow]) -> Iterator[Finding]:

@@ -131,6 +131,11 @@ ONE_ITEM: Final = _rule(
     48, _NOTE, "The handler reads the first request only", "with batchSize above 1 the other requests get no answer",
     "loop over data", "ts/service.py",
 )  # fmt: skip
+HIDES_LIBRARY: Final = _rule(
+    49, _WARNING, "A file of the archive hides a library",
+    "the model's folder comes first for workers: every later import of that name gets this file",
+    "rename the file, or leave the library to requirements.txt", "docs.python.org/3/using/cmdline.html#envvar-PYTHONPATH",
+)  # fmt: skip
 
 RULES: Final = tuple(value for value in list(globals().values()) if isinstance(value, Rule))
 # Which rule a finding of the archive check belongs to.

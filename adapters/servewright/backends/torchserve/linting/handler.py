@@ -39,6 +39,11 @@ def recognise(source: Source) -> bool:
     return bool(re.search(r"(?m)^\s*class \w+\([^)]*Handler\b[^)]*\)\s*:|^def handle\(", source.text))
 
 
+def hides(module: str) -> bool:
+    """Tell whether workers, or the handlers of others, import another module of that name."""
+    return module in sys.stdlib_module_names or module in _IMPORTED
+
+
 def check(source: Source, context: Context) -> Found:
     """Check a handler by itself."""
     yield from checked(source, None)
@@ -53,7 +58,7 @@ def checked(source: Source, members: Collection[str] | None, *, function: str = 
         yield rules.HANDLER_SYNTAX.on(source.name, line, column, str(getattr(error, "msg", error)))
         return
     stem = source.filename.removesuffix(".py")
-    if stem in sys.stdlib_module_names or stem in _IMPORTED:
+    if hides(stem):
         yield rules.SHADOWED_MODULE.on(source.name, 1, 1, repr(stem))
     entry = function or "handle"
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry]
