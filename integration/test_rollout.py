@@ -22,7 +22,7 @@ from servewright.backends.tfserving.client import Client as TfClient
 from servewright.backends.torchserve.client import Client as TsClient
 from servewright.backends.torchserve.descriptions import ModelDescription
 from servewright.backends.torchserve.process import KEY_FILE
-from servewright.errors import CheckFailedError, InputError, ServerAnswerError
+from servewright.errors import CheckFailedError, InputError, ProbeTimeoutError, ServerAnswerError
 from servewright.processes import ProcessPlan, free_ports, start, wait_until
 from servewright.rollout import carrying, journal
 from servewright.rollout.live import Live, parse
@@ -83,7 +83,12 @@ def plan(spec: Path, backend_name: str, *lives: Live, **wishes: Any) -> tuple[tu
 
 
 def roll(
-    spec: Path, backend_name: str, *lives: Live, stop: Callable[[Step], None] = lambda _: None, **wishes: Any
+    spec: Path,
+    backend_name: str,
+    *lives: Live,
+    stop: Callable[[Step], None] = lambda _: None,
+    patience_s: float = 30.0,
+    **wishes: Any,
 ) -> Rolled:
     """Carry a rollout out; an error of ours is kept. ``stop`` is called when a step begins."""
     fleet, backend = pipeline.load(spec), registry.get(backend_name)
@@ -100,7 +105,7 @@ def roll(
 
     listener = carrying.Listener(on_step=on_step)
     try:
-        carrying.Carrier(found, backend, patience_s=30.0, listener=listener).forward(fleet)
+        carrying.Carrier(found, backend, patience_s=patience_s, listener=listener).forward(fleet)
     except (CheckFailedError, KeyboardInterrupt) as error:
         rolled.error = error
     return rolled
@@ -293,6 +298,16 @@ class TestTfServing:
         rolled = roll(tf_spec(served, 2), "tfserving", served.live, stop=press)
         assert isinstance(rolled.error, KeyboardInterrupt)
         assert rolled.found.state == "as before"
+        assert_as_before(served)
+
+    def test_a_step_that_takes_too_long_takes_back(self, served: TfServer) -> None:
+        """A server that does not poll its file never shows what was written there; the file is put back, byte by byte."""
+        before = served.config.read_bytes()
+        polled = replace(served.live, options={"via": "file", "config": str(served.config)})
+        with pytest.raises(ProbeTimeoutError, match="does the server poll") as caught:
+            roll(tf_spec(served, 2), "tfserving", polled, patience_s=1.0)
+        assert any("is as it was before" in note for note in caught.value.__notes__)
+        assert served.config.read_bytes() == before
         assert_as_before(served)
 
     def test_halts_at_the_first_server_that_fails(self, served: TfServer, tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ class Commands:
     process: subprocess.Popen[str]
     output: Path
 
-    def __call__(self, *words: object, until: Callable[[], bool] | None = None) -> int:
-        """Run a command and return its exit code; it is killed once ``until`` says so, which gives -9."""
+    def __call__(
+        self, *words: object, until: Callable[[], bool] | None = None, sent: signal.Signals = signal.SIGKILL
+    ) -> int:
+        """Run a command and return its exit code; ``sent`` goes to it once ``until`` says so: killed, it gives -9."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([str(self.output), *map(str, words)]) + "\n")
@@ -54,7 +56,7 @@ class Commands:
         try:
             if until is not None:
                 wait_until(lambda: until() or _ended(pid), within_s=DEADLINE_S, every_s=0.005, what="the moment comes")
-                _kill(pid)
+                _kill(pid, sent)
             return int(self.process.stdout.readline())
         finally:
             late.cancel()
@@ -65,9 +67,9 @@ class Commands:
         return self.output.read_text()
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, sent: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, sent)
 
 
 def _ended(pid: int) -> bool:
@@ -132,12 +134,21 @@ class Rounds:
         newest = next(journal.journals())
         finished = newest.state == "promoted"
         if number % 2:
-            code = self.command("rollback")
-            assert code == (2 if newest.state == "untouched" else 0), self.command.said
-            # With nothing of its own to take back, the rollout before it is the newest that stands.
+            how = "rollback"
+            if number % 4 == 3:  # the way back is killed too, and then resumed: it goes on to go back
+                begun = newest.path.read_bytes().count(b"\n")
+                self.command("rollback", until=lambda: newest.path.read_bytes().count(b"\n") > begun)
+                how += f", killed {journal.load(newest.path).servers[0]}, and --resume"
+            again = journal.load(newest.path)
+            if again.state.startswith("going back"):
+                assert self.command("rollout", "--resume") == 1, self.command.said
+                assert "is as it was before" in self.command.said
+            else:
+                code = self.command("rollback")
+                assert code == (2 if again.state in ("untouched", "as before") else 0), self.command.said
             found = journal.load(newest.path)
             assert found.state in ("as before", "untouched")
-            return old, f"rollback: {found.state}"
+            return old, f"{how}: {found.state}"
         code = self.command("rollout", "--resume")
         assert code == (2 if finished else 0), self.command.said
         assert journal.load(newest.path).state == "promoted"
@@ -159,8 +170,24 @@ def test_tf_serving_survives_the_death_of_its_rollout(tmp_path: Path, command: C
     print(f"seed {seed}", *ended, sep="\n")
     print(f"{len(traffic.sent) / traffic.seconds:.0f}/s over {traffic.seconds:.0f} s")
     assert traffic.failures == []
-    assert [path.name for path in (tmp_path / "rollouts").iterdir() if path.suffix != ".jsonl"] == []
+    assert [path.name for path in (tmp_path / "rollouts").iterdir() if path.suffix != ".jsonl"] == ["locks"]
     assert list((server.models / "times").glob(".*")) == []
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_takes_back(tmp_path: Path, command: Commands, sent: signal.Signals, code: int) -> None:
+    """Ctrl-C and SIGTERM end the command when the server is as it was, and it says so."""
+    with tf_server(tmp_path, options=",config={config}") as server:
+
+        def promoting() -> bool:
+            return any('"step": 5' in path.read_text() for path in journal.root().glob("*.jsonl") if path.is_file())
+
+        words = ("rollout", tf_spec(server, 2), "--live", server.live.said)
+        assert command(*words, until=promoting, sent=sent) == code, command.said
+        assert ": as before" in command.said
+        assert_tf(server, 1)
+        assert [path.name for path in (server.models / "times").iterdir()] == ["1"]
 
 
 def assert_tf(server: TfServer, version: int) -> None:

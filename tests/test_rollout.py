@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from servewright import pipeline, registry
 from servewright.backends.tfserving import rollout as tfserving
 from servewright.errors import InputError, PackagingError
-from servewright.rollout import journal, publishing
+from servewright.rollout import carrying, journal, publishing
 from servewright.rollout.journal import Condition, Word
 from servewright.rollout.live import Live, parse
 from servewright.rollout.plan import PROBE, PUBLISH, Aim, Phase, Step
@@ -93,12 +93,14 @@ class TestJournal:
         with pytest.raises(InputError, match="was it changed by hand"):
             journal.load(found.path)
 
-    def test_is_held_by_one_command_at_a_time(self) -> None:
-        """Two cannot carry out one rollout."""
-        found = begun()
-        with found, pytest.raises(InputError, match="another command"), journal.load(found.path):
-            pass
-        with journal.load(found.path):
+    def test_keeps_two_commands_from_one_server(self) -> None:
+        """The lock is on its addresses, and ends with its holder."""
+        with journal.claimed([HERE]):
+            with pytest.raises(InputError, match="another command"), journal.claimed([THERE, HERE]):
+                pass
+            with journal.claimed([THERE]):
+                pass
+        with journal.claimed([HERE, THERE]):
             pass
 
     def test_is_found_by_what_can_be_done_with_it(self) -> None:
@@ -239,7 +241,17 @@ class FakeTfServing:
 class TestPlanForTfServing:
     """The states that a server is led through; the rules are the server's."""
 
-    def plan(self, workshop: Workshop, policy: str, labels: Mapping[str, int], old: list[int], **aim: Any) -> Any:
+    def plan(
+        self,
+        workshop: Workshop,
+        policy: str,
+        labels: Mapping[str, int],
+        old: list[int],
+        *,
+        known: Mapping[str, int] | None = None,
+        options: Mapping[str, str] | None = None,
+        **aim: Any,
+    ) -> Any:
         backend = registry.get("tfserving")
         path = workshop.write(workshop.values(backend, name="times", version=9))
         base = workshop.folder / "base" / "times"
@@ -254,11 +266,11 @@ class TestPlanForTfServing:
             f'{policy} {names} }} config {{ name: "other" base_path: "/m/other" model_platform: "tensorflow" }} }}'
         )
         server = SimpleNamespace(endpoints={"grpc": "h:1"}, site=None, runtime="remote")
-        options = {"config": str(config)}
+        said = {"config": str(config), **(options or {})}
         fleet = pipeline.load(path)
-        client = FakeTfServing({"times": old, "other": [1]}, labels)
+        client = FakeTfServing({"times": old, "other": [1]}, labels if known is None else known)
         return tfserving.prepare(
-            Aim(fleet=fleet, artifact=workshop.folder, options=options, **aim),
+            Aim(fleet=fleet, artifact=workshop.folder, options=said, **aim),
             server,
             client,  # type: ignore[arg-type]
         )
@@ -301,6 +313,28 @@ class TestPlanForTfServing:
         (workshop.folder / "base" / "times" / "12").mkdir(parents=True)
         with pytest.raises(InputError, match="the policy serves 12 and not 9"):
             self.plan(workshop, "", {}, [3])
+
+    def test_replaces_what_it_does_not_know_only_when_told(self, workshop: Workshop) -> None:
+        """Without a config that agrees, all other models go, or nothing is done."""
+        with pytest.raises(InputError, match=r"label gone of times is on 3.*--replace-all"):
+            self.plan(workshop, "", {"gone": 3}, [3], known={})
+        store = workshop.folder / "base"
+        steps = self.plan(workshop, "", {"gone": 3}, [3], known={}, replace_all=True, options={"store": str(store)})
+        for step in steps:
+            if step.kind == tfserving.CONFIG:
+                models = tfserving.State(**step.values["after"]).message.model_config_list.config
+                assert {model.name for model in models} <= {"times", "times-canary"}
+                assert {model.base_path for model in models} == {str(store / "times")}
+
+    def test_of_servers_with_one_store(self, workshop: Workshop) -> None:
+        """The first one publishes; where the policy is not pinned, another would load the version before its turn."""
+        steps = self.plan(workshop, "pinned", {}, [3])
+        first, second = carrying._published_once([(HERE, steps), (THERE, steps)])
+        assert [step.kind for step in first[1]].count(PUBLISH) == 1
+        assert [step.kind for step in second[1]].count(PUBLISH) == 0
+        loose = self.plan(workshop, "", {}, [3])
+        with pytest.raises(InputError, match="would load version 9 before their turn"):
+            list(carrying._published_once([(HERE, loose), (THERE, loose)]))
 
     def test_has_nothing_to_do_where_all_is_there(self, workshop: Workshop) -> None:
         """The same command twice is no error."""

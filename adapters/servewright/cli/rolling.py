@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from servewright.cli import printing
 from servewright.errors import InputError
 
 if TYPE_CHECKING:
+    from servewright.backend import Backend
+    from servewright.fleet import Fleet
     from servewright.reporting import Check
     from servewright.rollout.carrying import Carrier, Listener
     from servewright.rollout.journal import Journal, Word
@@ -50,13 +52,21 @@ def roll_out(spec: Path, lives: Iterable[str], wishes: Wishes) -> None:
     from servewright import pipeline, runs
     from servewright.rollout import carrying, journal
     from servewright.rollout.live import parse
-    from servewright.rollout.plan import Aim
 
     fleet = pipeline.load(spec)
     backend = pipeline.backend_for(fleet, wishes.backend)
     options = carrying.rolling_of(backend).options
     named = [parse(text, options) for text in lives]
     runs.sweep()
+    with journal.claimed(named):
+        _roll_out(fleet, backend, spec, named, wishes)
+
+
+def _roll_out(fleet: Fleet, backend: Backend, spec: Path, named: Sequence[Live], wishes: Wishes) -> None:
+    from servewright import pipeline, runs
+    from servewright.rollout import carrying, journal
+    from servewright.rollout.plan import Aim
+
     run = runs.begin()
     opened = journal.root() / f"{run.name}.open"
     try:
@@ -86,7 +96,7 @@ def roll_out(spec: Path, lives: Iterable[str], wishes: Wishes) -> None:
             fleet.name, backend.name, servers, spec=str(spec.absolute()), digest=fleet.digest,
             run=str(run.folder), open=str(opened),
         )  # fmt: skip
-        with begun, _finishing(begun), _told(begun, as_json=wishes.as_json) as listener:
+        with _finishing(begun), _told(begun, as_json=wishes.as_json) as listener:
             carrier = carrying.Carrier(begun, backend, patience_s=wishes.patience_s, listener=listener)
             carrier.forward(fleet)
     finally:
@@ -95,7 +105,7 @@ def roll_out(spec: Path, lives: Iterable[str], wishes: Wishes) -> None:
 
 def resume(wanted: str | None, *, patience_s: float, as_json: bool) -> None:
     """Go on with a rollout that was killed."""
-    from servewright import pipeline, registry
+    from servewright import pipeline
     from servewright.rollout import journal
 
     found = journal.find(wanted, to_resume=True)
@@ -105,25 +115,36 @@ def resume(wanted: str | None, *, patience_s: float, as_json: bool) -> None:
             f"{found.head['spec']} was changed since rollout {found.id} began; take it back with: "
             f"servewright rollback {found.id}, and roll out again"
         )
-    with found, _finishing(found), _told(found, as_json=as_json) as listener:
-        _carrier(found, registry.get(found.backend), patience_s, listener).forward(fleet)
+    with _held(found, to_resume=True) as now, _told(now, as_json=as_json) as listener:
+        _carrier(now, patience_s, listener).forward(fleet)
 
 
 def roll_back(wanted: str | None, *, patience_s: float, as_json: bool) -> None:
     """Take a rollout back."""
-    from servewright import registry
     from servewright.rollout import journal
 
     found = journal.find(wanted, to_resume=False)
-    journal.check_latest(found)
-    with found, _finishing(found), _told(found, as_json=as_json) as listener:
-        _carrier(found, registry.get(found.backend), patience_s, listener).back()
+    with _held(found, to_resume=False) as now, _told(now, as_json=as_json) as listener:
+        journal.check_latest(now)
+        _carrier(now, patience_s, listener).back()
 
 
-def _carrier(found: Journal, backend: Any, patience_s: float, listener: Listener) -> Carrier:
+@contextmanager
+def _held(found: Journal, *, to_resume: bool) -> Iterator[Journal]:
+    """Yield a rollout as it is once nobody else is at its servers."""
+    from servewright.rollout import journal
+
+    with journal.claimed(server.live for server in found.servers):
+        now = journal.find(found.id, to_resume=to_resume)
+        with _finishing(now):
+            yield now
+
+
+def _carrier(found: Journal, patience_s: float, listener: Listener) -> Carrier:
+    from servewright import registry
     from servewright.rollout.carrying import Carrier
 
-    return Carrier(found, backend, patience_s=patience_s, listener=listener)
+    return Carrier(found, registry.get(found.backend), patience_s=patience_s, listener=listener)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """A rollout's journal: what was meant, and how far it came, so that another process can go on or take it back.
 
 One file per rollout, a line of JSON per fact, each on the disk before what it announces is done. A line that a kill
-tore is cut off when the journal is opened again. A lock on the file, which ends with its holder, keeps two from
-carrying out one rollout.
+tore is cut off when the journal is opened again. Locks on the servers' addresses, which end with their holder, keep
+two commands from one server.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from platformdirs import user_state_path
 
@@ -101,7 +103,6 @@ class Journal:
             for each in head["servers"]
         )
         self.failure = ""
-        self._lock = -1
 
     @property
     def id(self) -> str:
@@ -144,23 +145,34 @@ class Journal:
             self.failure = ""
         self.servers[server].note(word, step)
 
-    def __enter__(self) -> Journal:
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise InputError(f"another command carries rollout {self.id} out at this moment; wait for it") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
-
 
 def root() -> Path:
     """Return the folder of the journals."""
     override = os.environ.get(VARIABLE)
     return Path(override) if override else user_state_path("servewright", appauthor=False) / "rollouts"
+
+
+@contextmanager
+def claimed(lives: Iterable[Live]) -> Iterator[None]:
+    """Keep every other rollout of this user away from servers; `InputError` where one is with them already."""
+    addresses = sorted({address for live in lives for address in live.endpoints.values()})
+    with ExitStack() as held:
+        try:
+            folder = root() / "locks"
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for address in addresses:
+                lock = os.open(folder / quote(address, safe=""), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                held.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                "another command rolls something out there, or back, at this moment; wait for it"
+            ) from error
+        except OSError as error:
+            raise PackagingError(
+                f"cannot write {folder}: {error.strerror or error}; choose another {VARIABLE}"
+            ) from error
+        yield
 
 
 def create(fleet: str, backend: str, servers: tuple[tuple[Live, tuple[Step, ...]], ...], **more: object) -> Journal:
