@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "rollout": "Move running servers to a new version: canary, probe, promote.",
     "rollback": "Take a rollout back.",
     "tune": "Find the batching settings that serve a load best, and write them.",
+    "report": "Write what a tuning study found, as a page or a text.",
     "lint": "Check configs, archives and commands that are there already.",
     "verify-archive": "Prove model archives safe, without unpacking them.",
     "sign": "Sign archives and artifacts with a key of your own.",
