@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -94,23 +96,49 @@ def _usual_sockets() -> Iterator[Path]:
 
 
 def _context() -> Address | None:
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-    if not os.environ.get("DOCKER_CONTEXT") and not (folder / "config.json").is_file():
-        return None
-    from docker.context import ContextAPI
-    from docker.errors import DockerException
+    """Return where the context in use leads; ``None`` for the one that is called default, which has no address.
 
-    name = os.environ.get("DOCKER_CONTEXT")
-    try:
-        found = ContextAPI.get_context(name)
-    except (DockerException, OSError, ValueError) as error:
-        raise UnavailableError(f"the Docker context {name or 'in use'} cannot be read: {error}") from error
-    if found is None:
-        raise UnavailableError(f"there is no Docker context {name!r}; see: docker context ls")
-    # The context "default" is the usual socket, which we look for ourselves.
-    if found.Name == "default" or not found.Host:
+    The SDK's own reader finds no context where there is no config.json, which `docker context create` does not write.
+    """
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    name = os.environ.get("DOCKER_CONTEXT") or str(_json(folder / "config.json").get("currentContext") or "")
+    if name in ("", "default"):
         return None
-    return Address(found.Host, f"the Docker context {found.Name}", found.TLSConfig)
+    identity = hashlib.sha256(name.encode()).hexdigest()
+    found = _json(folder / "contexts" / "meta" / identity / "meta.json")
+    if not found:
+        raise UnavailableError(f"there is no Docker context {name!r} in {folder}; see: docker context ls")
+    endpoint = (found.get("Endpoints") or {}).get("docker") or {}
+    if not endpoint.get("Host"):
+        raise UnavailableError(f"the Docker context {name!r} names no engine; see: docker context inspect {name}")
+    pems = folder / "contexts" / "tls" / identity / "docker"
+    return Address(str(endpoint["Host"]), f"the Docker context {name}", _tls(pems, endpoint) if pems.is_dir() else None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where there is no file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"Docker's {path} cannot be read: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _tls(pems: Path, endpoint: Mapping[str, Any]) -> Any:
+    from docker.errors import TLSParameterError
+    from docker.tls import TLSConfig
+
+    cert, key, ca = (pems / f"{name}.pem" for name in ("cert", "key", "ca"))
+    try:
+        return TLSConfig(
+            client_cert=(str(cert), str(key)) if cert.is_file() and key.is_file() else None,
+            ca_cert=str(ca) if ca.is_file() else None,
+            verify=not endpoint.get("SkipTLSVerify"),
+        )
+    except TLSParameterError as error:
+        raise UnavailableError(f"the keys in {pems} cannot be used: {error}") from error
 
 
 def connect() -> Engine:
