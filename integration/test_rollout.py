@@ -121,6 +121,12 @@ def take_back(rolled: Rolled) -> Timeline:
     return timeline
 
 
+def shown(rolled: Rolled) -> str:
+    """Return where the server itself shows that it is."""
+    found = rolled.found
+    return carrying.Carrier(found, registry.get(found.backend), patience_s=30.0, listener=carrying.Listener()).where(0)
+
+
 @pytest.fixture(autouse=True)
 def journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep journals and servers' records among the test's own files."""
@@ -236,7 +242,9 @@ class TestTfServing:
             assert rolled.error is None
             assert rolled.found.state == "promoted"
             assert_promoted(server)
+            assert shown(rolled) == "promoted"
             back = take_back(rolled)
+            assert shown(rolled) == "as before"
         assert_as_before(server)
         assert server.config.read_bytes() == before
         print(f"{naming} {server.live.options}: {len(traffic.sent) / traffic.seconds:.0f}/s, {traffic.seconds:.1f} s")
@@ -301,7 +309,7 @@ class TestTfServing:
         assert_as_before(served)
 
     def test_a_step_that_takes_too_long_takes_back(self, served: TfServer) -> None:
-        """A server that does not poll its file never shows what was written there; the file is put back, byte by byte."""
+        """A server that does not poll never shows what was written to its file; that is put back, byte by byte."""
         before = served.config.read_bytes()
         polled = replace(served.live, options={"via": "file", "config": str(served.config)})
         with pytest.raises(ProbeTimeoutError, match="does the server poll") as caught:
@@ -472,7 +480,9 @@ class TestTorchServe:
             assert rolled.error is None
             assert rolled.found.state == "promoted"
             torch_served.assert_serves("2")
+            assert shown(rolled) == "promoted"
             back = take_back(rolled)
+            assert shown(rolled) == "as before"
         torch_served.assert_serves("1")
         assert [path.name for path in torch_served.store.iterdir()] == ["times.mar"]
         changing = {"workers", "jobQueueStatus", "loadedAtStartup"}

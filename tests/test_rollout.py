@@ -353,6 +353,7 @@ class TestCommands:
             (["rollout", "--resume"], "there is no rollout to resume"),
             (["rollback"], "there is no rollout to take back"),
             (["rollback", "nobody"], "to take back of nobody"),
+            (["rollout", "--status"], "nothing was rolled out"),
             (["rollout", "--resume", "--timeout", "soon"], "--timeout"),
         ],
     )
@@ -361,6 +362,22 @@ class TestCommands:
         code, _, errors = cli(*words)
         assert code == 2
         assert complaint in errors
+
+    def test_tell_how_a_rollout_stands(self, cli: Cli) -> None:
+        """By the journal, and that the server itself does not answer."""
+        state = tfserving.State(config="", serves={"m": (1,)}).as_json()
+        values = {"way": {"via": "grpc"}, "before": state, "after": state}
+        steps = tuple(
+            Step(phase=Phase.PREPARE, kind=tfserving.CONFIG, title=f"step {n}", model="m", values=values)
+            for n in range(3)
+        )
+        found = journal.create("fleet", "tfserving", ((HERE, steps),))
+        found.note(Word.BEGIN, 0, 1)
+        code, output, _ = cli("rollout", "--status", "fleet", "--json")
+        told = json.loads(output)
+        assert (code, told["id"], told["ok"]) == (0, found.id, False)
+        assert "at step 2 of 3" in told["servers"][0]["state"]
+        assert "does not tell" in told["servers"][0]["shows"]
 
     def test_a_server_that_is_not_there(self, cli: Cli, workshop: Workshop) -> None:
         """Nothing is written where no server answers."""

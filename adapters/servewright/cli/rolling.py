@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from servewright.cli import printing
-from servewright.errors import InputError
+from servewright.errors import InputError, ServewrightError
 
 if TYPE_CHECKING:
     from servewright.backend import Backend
@@ -127,6 +127,31 @@ def roll_back(wanted: str | None, *, patience_s: float, as_json: bool) -> None:
     with _held(found, to_resume=False) as now, _told(now, as_json=as_json) as listener:
         journal.check_latest(now)
         _carrier(now, patience_s, listener).back()
+
+
+def tell(wanted: str | None, *, as_json: bool) -> None:
+    """Print how a rollout stands by its journal, and where its servers themselves show that they are."""
+    from servewright import registry
+    from servewright.rollout import journal
+    from servewright.rollout.carrying import Carrier, Listener
+
+    found = next((each for each in journal.journals() if wanted in (None, each.id, each.fleet)), None)
+    if found is None:
+        raise InputError(f"no journal in {journal.root()}{f' of {wanted}' if wanted else ''}; nothing was rolled out")
+    carrier = Carrier(found, registry.get(found.backend), patience_s=0.0, listener=Listener())
+    servers = []
+    for number, server in enumerate(found.servers):
+        try:
+            shown = carrier.where(number)
+        except ServewrightError as error:
+            shown = f"it does not tell: {error}"
+        servers.append({"live": server.live.said, "state": str(server), "shows": shown})
+    if as_json:
+        printing.as_json({"ok": not found.is_open, "id": found.id, "state": found.state, "servers": servers})
+        return
+    for each in servers:
+        printing.line(f"{each['live']}: {each['state']}; the server shows: {each['shows']}")
+    printing.line(f"rollout {found.id}: {found.state}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from servewright.cli.options import PATH, backend_option, json_option, trust_opt
     "rollout",
     epilog="Examples: servewright rollout digits.yaml --live digits; "
     "servewright rollout digits.yaml --live http://host:8501,grpc=host:8500,config=/etc/models.pbtxt,store=/models "
-    "--dry-run; servewright rollout --resume",
+    "--dry-run; servewright rollout --status; servewright rollout --resume",
 )
 @click.argument("spec", type=PATH, required=False)
 @backend_option
@@ -35,6 +35,9 @@ from servewright.cli.options import PATH, backend_option, json_option, trust_opt
 @click.option(
     "--resume", is_flag=False, flag_value="", metavar="[ID]", help="Go on with a rollout that was killed (the newest)."
 )
+@click.option(
+    "--status", is_flag=False, flag_value="", metavar="[ID]", help="Say how a rollout stands (the newest), and stop."
+)
 @json_option
 @trust_option
 def command(
@@ -49,6 +52,7 @@ def command(
     timeout: str,
     drain: str,
     resume: str | None,
+    status: str | None,
     as_json: bool,
     trust: bool,
 ) -> None:
@@ -56,6 +60,9 @@ def command(
     from servewright.cli import rolling
 
     patience_s = rolling.seconds(timeout, "--timeout")
+    if status is not None:
+        rolling.tell(status or None, as_json=as_json)
+        return
     if resume is not None:
         if spec is not None or lives or dry_run:
             raise click.UsageError("--resume goes on with what was planned: leave SPEC, --live and --dry-run out")

@@ -172,12 +172,12 @@ class Carrier:
         with self._connected(server) as client:
             own = [step for step in server.steps if step.kind not in (PUBLISH, PROBE)]
             places = [self._rolling.observe(step, client) for step in own]
-        if all(place is Place.AFTER for place in places[-1:]):
-            return "promoted"
-        if all(place is Place.BEFORE for place in places[:1]):
-            return "as before"
+        if places[-1] is Place.AFTER:
+            return str(Condition.PROMOTED)
         reached = [step for step, place in zip(own, places, strict=True) if place is Place.AFTER]
-        return f"after: {reached[-1].title}" if reached else "between two steps"
+        if reached:
+            return f"after: {reached[-1].title}"
+        return "between two steps" if Place.BETWEEN in places[:1] else str(Condition.RESTORED)
 
     @contextmanager
     def _connected(self, server: Progress) -> Iterator[Any]:

@@ -157,8 +157,8 @@ def claimed(lives: Iterable[Live]) -> Iterator[None]:
     """Keep every other rollout of this user away from servers; `InputError` where one is with them already."""
     addresses = sorted({address for live in lives for address in live.endpoints.values()})
     with ExitStack() as held:
+        folder = root() / "locks"
         try:
-            folder = root() / "locks"
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for address in addresses:
                 lock = os.open(folder / quote(address, safe=""), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from servewright.errors import InputError
@@ -78,6 +79,15 @@ def parse(text: str, options: Collection[str]) -> Live:
     if not endpoints:
         raise InputError(f"--live {text} names no address; write http://host:port, or grpc=host:port")
     return Live(said=text, endpoints=endpoints, options=said)
+
+
+def with_management(text: str, key_file: Path | None) -> Live:
+    """Read a ``--live`` for one who only looks: an HTTP address is that of the management too, unless it is said."""
+    live = parse(text, ("key_file",))
+    http = live.endpoints.get("http")
+    endpoints = {**({"management": http} if http else {}), **live.endpoints}
+    options = {**live.options, **({"key_file": str(key_file)} if key_file else {})}
+    return replace(live, endpoints=endpoints, options=options)
 
 
 def _started(text: str, name: str, options: Mapping[str, str]) -> Live:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -526,10 +527,12 @@ def undo(step: Step, client: Client, patience_s: float) -> None:
 
 
 def observe(step: Step, client: Client) -> Place:
-    """Tell which of a step's two configs the server shows; a pin alone does not show, and counts as done."""
-    if not any(_lacking(State(**step.values["after"]), client, set())):
-        return Place.AFTER
-    return Place.BETWEEN if any(_lacking(State(**step.values["before"]), client, set())) else Place.BEFORE
+    """Tell which of a step's two configs the server shows; the first where they look the same, as a pin does."""
+    for which, place in (("before", Place.BEFORE), ("after", Place.AFTER)):
+        with suppress(CheckFailedError):  # a version that does not load: neither
+            if not any(_lacking(State(**step.values[which]), client, set())):
+                return place
+    return Place.BETWEEN
 
 
 def _reach(step: Step, state: State, client: Client, patience_s: float) -> None:
