@@ -261,6 +261,8 @@ class TestTfServing:
         with tf_server(
             tmp_path, "--model_config_file_poll_wait_seconds=1", options=",via=file,config={config}"
         ) as server:
+            # Nor does it need gRPC, which a server may keep to itself.
+            server.live = replace(server.live, endpoints={"http": server.live.endpoints["http"]})
             self.upgrade_and_back(server, "label", label_stable={"label": "stable"})
 
     @pytest.mark.parametrize("naming", ["model", "label"])

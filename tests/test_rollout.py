@@ -308,6 +308,33 @@ class TestPlanForTfServing:
         assert all(version in final.serves["times"] for version in final.labels("times").values())
         assert final.serves.get("times-canary", ()) == ()
 
+    def test_of_two_models_goes_phase_by_phase(self, workshop: Workshop) -> None:
+        """Both are probed before either is promoted; one that is there already is left alone."""
+        backend = registry.get("tfserving")
+        names = {"one": 1, "two": 1, "three": 9}
+        fleet = workshop.fleet(*(workshop.values(backend, name=name, version=9) for name in names))
+        entries = ""
+        for name, version in names.items():
+            (workshop.folder / "base" / name / str(version)).mkdir(parents=True)
+            base = workshop.folder / "base" / name
+            entries += f'config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" }} '
+        config = workshop.folder / "models.pbtxt"
+        config.write_text(f"model_config_list {{ {entries} }}")
+        steps = tfserving.prepare(
+            Aim(fleet=fleet, artifact=workshop.folder, options={"config": str(config)}),
+            SimpleNamespace(endpoints={"grpc": "h:1"}, site=None, runtime="remote"),  # type: ignore[arg-type]
+            FakeTfServing({name: [version] for name, version in names.items()}, {}),  # type: ignore[arg-type]
+        )
+        phases = [step.phase for step in steps]
+        assert phases == sorted(phases, key=list(Phase).index)
+        assert [step.values["target"].rpartition("base/")[2] for step in steps if step.kind == PUBLISH] == [
+            "one/9", "two/9",
+        ]  # fmt: skip
+        assert [step.model for step in steps if step.kind == PROBE] == ["one", "two"]
+        final = tfserving.State(**steps[-1].values["after"])
+        assert final.serves == {"one": (9,), "two": (9,), "three": (9,), "one-canary": (), "two-canary": ()}
+        assert [model.name for model in final.message.model_config_list.config] == list(names)
+
     def test_refuses_a_version_that_the_policy_would_not_serve(self, workshop: Workshop) -> None:
         """A higher one on disk would win: nothing would be rolled out."""
         (workshop.folder / "base" / "times" / "12").mkdir(parents=True)
