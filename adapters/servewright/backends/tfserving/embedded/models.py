@@ -133,7 +133,7 @@ class Models:
         labels: dict[str, dict[str, int]] = {}
         for model in config.model_config_list.config:
             states = self.states.of(model.name)
-            for label, version in model.version_labels.items():
+            for label, version in sorted(model.version_labels.items(), key=lambda item: (item[1], item[0])):
                 entry = states.get(version)
                 available = entry is not None and entry.state is State.AVAILABLE
                 known = (self._labels or {}).get(model.name, {}).get(label)
