@@ -272,7 +272,7 @@ def _frontier(study: Study) -> Section:
         says.append(f"{simulated.settings:,} settings were simulated in {span(simulated.seconds)}.")
         if simulated.frontier:
             says[0] += " Of these, no other beats the following on both rate and latency, as the simulation has it."
-            shown[0] += " The outlined marks are those."
+            shown[0] += " The outlined marks are the simulated frontier."
         rows = tuple(
             (settings(each.settings), str(each.load), bare(each.seen.rate), bare(latency(each.seen, name)),
              "yes" if each.holds else "no")
