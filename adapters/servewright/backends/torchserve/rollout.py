@@ -116,7 +116,7 @@ def _model_steps(aim: Aim, client: Client, document: Document, store: Path) -> S
             values={"model": name, "version": version, "url": target.name, "workers": spec.workers,
                     "drain_s": aim.drain_s}, answers=beside,
         ),
-        Step(phase=Phase.CANARY, kind=SCALE, title=f"give it {spec.workers} workers", model=name, values=workers,
+        Step(phase=Phase.CANARY, kind=SCALE, title=f"scale it to {spec.workers}", model=name, values=workers,
              answers=beside),
         Step(phase=Phase.PROBE, kind=PROBE, title=f"probe {name} version {version}", model=name,
              values={"version": version}, answers=beside),
