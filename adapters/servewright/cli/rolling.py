@@ -92,10 +92,14 @@ def _roll_out(fleet: Fleet, backend: Backend, spec: Path, named: Sequence[Live],
         # The packaged models outlive this command, should it be killed: whoever goes on needs them.
         run.keep_for(opened)
         opened.touch()
-        begun = journal.create(
-            fleet.name, backend.name, servers, spec=str(spec.absolute()), digest=fleet.digest,
-            run=str(run.folder), open=str(opened),
-        )  # fmt: skip
+        try:
+            begun = journal.create(
+                fleet.name, backend.name, servers, spec=str(spec.absolute()), digest=fleet.digest,
+                run=str(run.folder), open=str(opened),
+            )  # fmt: skip
+        except BaseException:
+            opened.unlink(missing_ok=True)  # else the packaged models would stay for nobody
+            raise
         with _finishing(begun), _told(begun, as_json=wishes.as_json) as listener:
             carrier = carrying.Carrier(begun, backend, patience_s=wishes.patience_s, listener=listener)
             carrier.forward(fleet)
