@@ -153,6 +153,7 @@ bring_up() {
   both build
   export SERVEWRIGHT_TORCHSERVE_IMAGE=${SERVEWRIGHT_TORCHSERVE_IMAGE:-$torchserve_image}
   export SERVEWRIGHT_TFSERVING_IMAGE=${SERVEWRIGHT_TFSERVING_IMAGE:-$tfserving_image}
+  export SERVEWRIGHT_IMAGE_BASE=$base SERVEWRIGHT_IMAGE_WHEELHOUSE=$cache/wheelhouse
   ((started == 0)) || export SERVEWRIGHT_ENGINE_PID_FILE=$pid_file
 }
 
@@ -174,7 +175,7 @@ case ${1:-} in
     ;;
   up)
     bring_up
-    for name in DOCKER_HOST SERVEWRIGHT_TORCHSERVE_IMAGE SERVEWRIGHT_TFSERVING_IMAGE; do
+    for name in DOCKER_HOST SERVEWRIGHT_{TORCHSERVE_IMAGE,TFSERVING_IMAGE,IMAGE_BASE,IMAGE_WHEELHOUSE}; do
       [[ -z ${!name:-} ]] || echo "export $name=${!name}"
     done
     ;;

@@ -26,6 +26,6 @@ def complaint() -> str:
 
 if __name__ == "__main__":
     try:
-        sys.exit(complaint())
+        sys.exit(complaint() or None)  # an empty text would be exit code 1
     except (URLError, HTTPError, OSError, ValueError, KeyError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
