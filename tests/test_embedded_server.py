@@ -11,7 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -504,23 +504,33 @@ class TestTls:
 class TestEnding:
     """A server that is told to end does so soon and cleanly."""
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_requests_under_way_finish(self, start: Callable[..., Server], tmp_path: Path, number: int) -> None:
-        """A request that waits for its batch is answered, then the process ends with 0."""
+    def batching(self, start: Callable[..., Server], tmp_path: Path, *, timeout_us: int) -> Server:
+        """Start a server whose requests wait for others."""
         graphs.save_half_plus(tmp_path / "m" / "1", 2.0)
-        (tmp_path / "batching").write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 500000 }")
-        server = start(
+        rules = f"max_batch_size {{ value: 9 }} batch_timeout_micros {{ value: {timeout_us} }}"
+        (tmp_path / "batching").write_text(rules)
+        return start(
             "--model_name=m",
             f"--model_base_path={tmp_path / 'm'}",
             "--enable_batching=true",
             f"--batching_parameters_file={tmp_path / 'batching'}",
         ).ready()
+
+    def waiting(self, server: Server, pool: ThreadPoolExecutor) -> tuple[Future[list[float]], Future[tuple[int, Any]]]:
+        """Send a request over gRPC and one over HTTP."""
+        one = pool.submit(server.predict, "m", [2])
+        other = pool.submit(server.web, "/v1/models/m:predict", {"instances": [2]})
+        page = protos.GetModelStatusRequest(model_spec={"name": "m"})
+        for _ in range(20):  # both are on their way by the time these are answered
+            server.call(protos.GET_MODEL_STATUS, page, "GetModelStatusResponse")
+        return one, other
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_requests_under_way_finish(self, start: Callable[..., Server], tmp_path: Path, number: int) -> None:
+        """A request that waits for its batch is answered, then the process ends with 0."""
+        server = self.batching(start, tmp_path, timeout_us=500_000)
         with ThreadPoolExecutor(2) as pool:
-            one = pool.submit(server.predict, "m", [2])
-            other = pool.submit(server.web, "/v1/models/m:predict", {"instances": [2]})
-            page = protos.GetModelStatusRequest(model_spec={"name": "m"})
-            for _ in range(20):  # both are on their way by the time these are answered
-                server.call(protos.GET_MODEL_STATUS, page, "GetModelStatusResponse")
+            one, other = self.waiting(server, pool)
             server.process.send_signal(number)
             assert server.process.wait(20) == 0
             assert one.result() == [3.0]
@@ -537,20 +547,9 @@ class TestEnding:
 
     def test_who_waits_for_long_is_not_waited_for(self, start: Callable[..., Server], tmp_path: Path) -> None:
         """A request whose batch would come in an hour does not keep the server; its client is told."""
-        graphs.save_half_plus(tmp_path / "m" / "1", 2.0)
-        (tmp_path / "batching").write_text("max_batch_size { value: 9 } batch_timeout_micros { value: 3600000000 }")
-        server = start(
-            "--model_name=m",
-            f"--model_base_path={tmp_path / 'm'}",
-            "--enable_batching=true",
-            f"--batching_parameters_file={tmp_path / 'batching'}",
-        ).ready()
+        server = self.batching(start, tmp_path, timeout_us=3_600_000_000)
         with ThreadPoolExecutor(2) as pool:
-            one = pool.submit(server.predict, "m", [2])
-            other = pool.submit(server.web, "/v1/models/m:predict", {"instances": [2]})
-            page = protos.GetModelStatusRequest(model_spec={"name": "m"})
-            for _ in range(20):  # both are on their way by the time these are answered
-                server.call(protos.GET_MODEL_STATUS, page, "GetModelStatusResponse")
+            one, other = self.waiting(server, pool)
             server.process.terminate()
             assert server.process.wait(20) == 0
             with pytest.raises(grpc.RpcError):
