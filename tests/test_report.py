@@ -284,6 +284,24 @@ class TestCharts:
                 assert narrow.size.width < 360 < wide.size.width
                 assert [mark.says for mark in wide.marks] == [mark.says for mark in narrow.marks]
 
+    def test_have_labels_that_hide_nothing(self) -> None:
+        """The promise at the top and the default below it: their labels lie on neither, nor on each other."""
+        values = document()
+        values["goal"]["latency_ms"] = {"p99": 108.0}
+        for chart in (sizes for sizes in charts.drawn(Study.model_validate(values))["frontier"][0]):
+            boxes = [
+                (label.x - 8 * len(label.text) * {"start": 0, "middle": 0.5, "end": 1}[label.anchor], label)
+                for label in chart.labels
+            ]
+            for low, label in boxes:
+                high = low + 8 * len(label.text)
+                others = [(x, other) for x, other in boxes if other is not label]
+                assert all(
+                    high <= x or x + 8 * len(other.text) <= low or abs(label.y - other.y) >= 14 for x, other in others
+                )
+                assert not [mark for mark in chart.marks if low < mark.x < high and label.y - 10 < mark.y < label.y]
+                assert label.y >= chart.top
+
     def test_tell_kinds_by_shape(self, any_study: Study) -> None:
         """Who sees no colours can tell what is what: within a chart, each kind has a shape of its own."""
         for chart in _charts(any_study):
@@ -323,7 +341,16 @@ class TestFindings:
         said = findings.found(kept())
         assert said.verdict == "Keep the default: nothing beats it beyond noise"
         assert "no proof of a gain" in said.sections[0].says[0]
+        assert "as good as anything that was tried" in said.sections[0].says[0]
         assert "changes" not in [section.key for section in said.sections]
+
+    def test_of_noise_do_not_claim_that_there_is_no_gain(self) -> None:
+        """A wide interval proves neither; it says what would."""
+        noisy = kept().model_dump()
+        noisy["comparison"]["high"] = 6.77
+        said = findings.found(Study.model_validate(noisy | {"warnings": ["nothing beats the default within noise"]}))
+        assert "Nor does it rule out a gain of up to 6.77 times" in said.sections[0].says[0]
+        assert said.notes == ()
 
     def test_of_a_part_says_what_is_missing(self) -> None:
         """An interrupted study claims no gain, and tells how to go on."""

@@ -129,19 +129,30 @@ def _left(ticks: Iterable[str]) -> float:
     return 12.0 + _LETTER * max((len(text) for text in ticks), default=1)
 
 
-def _clear(places: Iterable[Label], marks: Iterable[Mark]) -> Label:
-    """Return the place of a label where the fewest marks are in its way; of several such, the first."""
-    there = list(marks)
+def _clear(places: Iterable[Label], marks: Iterable[Mark], labels: Iterable[Label]) -> Label:
+    """Return the place of a label where the least is in its way: marks, other labels, the axis's title at the top."""
+    points, words = [(mark.x, mark.y) for mark in marks], list(labels)
 
     def hidden(label: Label) -> int:
-        wide = _BOLD * len(label.text)
-        low = label.x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[label.anchor]
-        return sum(low - 7 < mark.x < low + wide + 7 and label.y - 18 < mark.y < label.y + 8 for mark in there)
+        low, high = _sides(label)
+        over = sum(low - 7 < x < high + 7 and label.y - 18 < y < label.y + 8 for x, y in points)
+        for other in words:
+            start, end = _sides(other)
+            over += 4 * (low < end and start < high and abs(label.y - other.y) < 15)
+        return over + 4 * (label.y < _TOP)
 
     return min(places, key=hidden)
 
 
-def _beside(x: float, y: float, text: str, size: Size, marks: Iterable[Mark]) -> Label:
+def _sides(label: Label) -> tuple[float, float]:
+    wide = _BOLD * len(label.text)
+    low = label.x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[label.anchor]
+    return low, low + wide
+
+
+def _beside(
+    x: float, y: float, text: str, size: Size, marks: Iterable[Mark], labels: Iterable[Label]
+) -> Label:  # fmt: skip
     """Return a label above a mark, below it or at its side, inside of the picture."""
     wide = _BOLD * len(text)
     places = []
@@ -156,10 +167,12 @@ def _beside(x: float, y: float, text: str, size: Size, marks: Iterable[Mark]) ->
         places.append(Label(x=x + 11, y=y + 4, text=text, anchor="start"))
     if x - 11 - wide >= 0:
         places.append(Label(x=x - 11, y=y + 4, text=text, anchor="end"))
-    return _clear(places, marks)
+    return _clear(places, marks, labels)
 
 
-def _along(left: float, right: float, y: float, text: str, marks: Iterable[Mark]) -> Label:
+def _along(
+    left: float, right: float, y: float, text: str, marks: Iterable[Mark], labels: Iterable[Label]
+) -> Label:  # fmt: skip
     """Return a label at one end of a level line, above or below it."""
     return _clear(
         (
@@ -169,6 +182,7 @@ def _along(left: float, right: float, y: float, text: str, marks: Iterable[Mark]
             Label(x=right - 4, y=y + 17, text=text, anchor="end"),
         ),
         marks,
+        labels,
     )
 
 
@@ -226,7 +240,9 @@ def _frontier(study: Study, size: Size) -> Chart | None:
     places += [(each, value) for each, value in compared if value is not None]
     if not places:
         return None
-    x, y, left = _plane(size, (at for at, _ in places), [value for _, value in places] + ([limit] if limit else []))
+    x, y, left = _plane(
+        size, (at for at, _ in places), [value for _, value in places] + ([1.08 * limit] if limit else [])
+    )
     right = size.width - _RIGHT
     lines: list[Line] = []
     marks: list[Mark] = []
@@ -255,15 +271,19 @@ def _frontier(study: Study, size: Size) -> Chart | None:
             says = (f"{label}: {rate(at)}, {name} {ms(tail)}", "the median of the rounds of the comparison")
             marks.append(Mark(x=x(at), y=y(tail), shape=shape, kind=kind, says=says))
             named.append((x(at), y(tail), label))
-    labels = [_beside(at_x, at_y, label, size, marks) for at_x, at_y, label in named]
+    labels: list[Label] = []
+    for at_x, at_y, label in named:
+        labels.append(_beside(at_x, at_y, label, size, marks, labels))
     if limit is not None:
-        labels.append(_along(left, right, y(limit), f"promise: {exact(limit)} ms", marks))
+        labels.append(_along(left, right, y(limit), f"promise: {exact(limit)} ms", marks, labels))
     said = f"{len(measured)} measured settings by rate and {name}, with {len(simulated)} simulated ones."
     return Chart(
         key="frontier", title=f"{name} by rate", says=said, size=size, left=left, right=right, top=_TOP,
-        bottom=size.height - _BOTTOM, x_ticks=_x_ticks(x), y_ticks=_y_ticks(y), x_title="good answers per second",
-        y_title=f"{name}, ms" + (" (log)" if y.log else ""), lines=tuple(lines),
-        marks=tuple(sorted(marks, key=lambda mark: mark.x)), labels=tuple(labels), legend=_legend(marks),
+        bottom=size.height - _BOTTOM, x_ticks=_x_ticks(x), y_ticks=_y_ticks(y),
+        x_title="good answers per second" + (" (log)" if x.log else ""), y_title=f"{name}, ms" + (" (log)" if y.log else ""),
+        lines=tuple(lines),
+        marks=tuple(sorted(marks, key=lambda mark: mark.x)), labels=tuple(labels),
+        legend=_legend(marks, tuned=findings.called(study)),
     )  # fmt: skip
 
 
@@ -278,9 +298,11 @@ _MEANT: Final[dict[str, tuple[Shape, str]]] = {
 }
 
 
-def _legend(marks: Iterable[Mark]) -> tuple[tuple[Shape, str, str], ...]:
+def _legend(marks: Iterable[Mark], *, tuned: str = "tuned") -> tuple[tuple[Shape, str, str], ...]:
     used = {mark.kind for mark in marks}
-    return tuple((shape, kind, text) for kind, (shape, text) in _MEANT.items() if kind in used)
+    return tuple(
+        (shape, kind, tuned if kind == "tuned" else text) for kind, (shape, text) in _MEANT.items() if kind in used
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +480,8 @@ def _tried(study: Study, size: Size) -> Chart | None:
         key="tried", title="What was tried, in order", says=f"{count} measurements in the order of their making.",
         size=size, left=left, right=right, top=_TOP, bottom=size.height - _BOTTOM, x_ticks=ticks,
         y_ticks=_y_ticks(y), x_title="measurement",
-        y_title="good answers per second" if by_rate else "p99, ms", lines=tuple(lines), marks=tuple(marks),
+        y_title=("good answers per second" if by_rate else "p99, ms") + (" (log)" if y.log else ""),
+        lines=tuple(lines), marks=tuple(marks),
         labels=tuple(labels), legend=_legend(marks),
     )  # fmt: skip
 
@@ -475,7 +498,8 @@ def _calibrated(study: Study, size: Size) -> Chart | None:
     left = _left(map(exact, y.ticks))
     x = axis([0.0, max(high, low)], left, size.width - _RIGHT, count=count)
     lines = [Line(points=tuple((x(each.rows), y(each.ms)) for each in times), kind="fitted")] if len(times) > 1 else []
-    marks, labels = [], []
+    marks: list[Mark] = []
+    labels: list[Label] = []
     for each in times:
         at = x(each.rows)
         lines.append(Line(points=((at, y(each.low_ms)), (at, y(each.high_ms))), kind="interval"))
@@ -483,7 +507,7 @@ def _calibrated(study: Study, size: Size) -> Chart | None:
         between = f"95 % interval {number(each.low_ms)} to {number(each.high_ms)} ms, {each.requests:,} requests"
         marks.append(Mark(x=at, y=y(each.ms), shape="dot", kind="kept", says=(f"{rows}: {ms(each.ms)}", between)))
         if each in (times[0], times[-1]):
-            labels.append(_beside(at, y(max(each.ms, each.high_ms)), ms(each.ms), size, ()))
+            labels.append(_beside(at, y(max(each.ms, each.high_ms)), ms(each.ms), size, (), labels))
     return Chart(
         key="calibrated", title="Service time by batch size", says=f"The service time of {len(times)} batch sizes.",
         size=size, left=left, right=size.width - _RIGHT, top=_TOP, bottom=bottom, x_ticks=_x_ticks(x),

@@ -25,6 +25,7 @@ from servewright.tuning_report.numerals import (
     span,
 )
 
+_SMALL: Final = 0.05  # the greatest gain that is worth no second look
 _ENDED: Final = {
     "complete": "",
     "spent": "The budget or the time ended before the search was sure that nothing better is left.",
@@ -100,11 +101,17 @@ def found(study: Study) -> Findings:
         conclusion="" if study.conclusion == study.state else study.conclusion,
         stand_in=f"{of_stand_in}the real server before you rely on a figure." if server.stand_in else "",
         ended=_ENDED[study.state],
-        notes=tuple(each for each in study.warnings if not (server.stand_in and "stand-in" in each)),
+        notes=tuple(each for each in study.warnings if not _said_already(study, each)),
         figures=tuple(_figures(study)),
         sections=tuple(section for section in sections if section is not None),
         made=f"servewright {study.versions.get('servewright', '')}".strip() + f", {_when(study.ended)}",
     )
+
+
+def _said_already(study: Study, warning: str) -> bool:
+    """Tell whether the head says what a warning does: which server it was, or that nothing beats the default."""
+    beaten = study.comparison is not None and not study.comparison.beats
+    return (study.server.stand_in and "stand-in" in warning) or (beaten and warning.startswith("nothing beats"))
 
 
 def promised(study: Study) -> tuple[str, float | None]:
@@ -187,8 +194,9 @@ def _figures(study: Study) -> Iterable[Figure]:
     elif (kept := best(study)) is not None:
         yield Figure(value=rate(kept.rate), what=f"best measured, under {kept.load}")
         yield Figure(value=ms(latency(kept, name)), what=f"its {name}{promise}")
-    count, budget = len(study.measurements), study.goal.budget
-    yield Figure(value=f"{count}", what=f"measurements of {budget} allowed, in {span(_seconds(study))}")
+    count, alone = len(study.measurements), len(study.service_times)
+    spent = f"measurements, after {alone} of service times, of {study.goal.budget} allowed, in {span(_seconds(study))}"
+    yield Figure(value=f"{count}", what=spent)
 
 
 def _seconds(study: Study) -> float:
@@ -220,8 +228,15 @@ def _compared(study: Study) -> Section:
         said = (
             f"The best candidate reached {number(compared.gain)} times {gained(compared)}, but the 95 % interval, "
             f"{number(compared.low)} to {number(compared.high)}, is not all above 1. That is no proof of a gain, so "
-            "nothing is changed: the settings that you have are as good as any that were tried."
+            "nothing is changed."
         )
+        if compared.high > 1 + max(study.goal.margin, _SMALL):
+            said += (
+                f" Nor does it rule out a gain of up to {number(compared.high)} times: the rounds differ from each "
+                "other. Give more --rounds, or a quieter machine."
+            )
+        else:
+            said += " What you have is as good as anything that was tried."
     how = f"Measured in alternation, {count} rounds under {compared.load}; who went first changed each round."
     rows = tuple(
         (
@@ -271,7 +286,7 @@ def _frontier(study: Study) -> Section:
     else:
         says.append(f"{simulated.settings:,} settings were simulated in {span(simulated.seconds)}.")
         if simulated.frontier:
-            says[0] += " Of these, no other beats the following on both rate and latency, as the simulation has it."
+            says[0] += " By the simulation, corrected by what was measured, none beats these on both rate and latency."
             shown[0] += " The outlined marks are the simulated frontier."
         rows = tuple(
             (settings(each.settings), str(each.load), bare(each.seen.rate), bare(latency(each.seen, name)),
