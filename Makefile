@@ -8,6 +8,9 @@ STAMP := $(VENV)/.servewright-installed
 ifneq ($(wildcard ../shared/conformance),)
 export SERVEWRIGHT_CONFORMANCE ?= $(abspath ../shared/conformance)
 endif
+ifneq ($(wildcard ../shared/surfaces),)
+export SERVEWRIGHT_SURFACES ?= $(abspath ../shared/surfaces)
+endif
 ifneq ($(wildcard ../shared/corpus),)
 export SERVEWRIGHT_CORPUS ?= $(abspath ../shared/corpus)
 endif

@@ -16,6 +16,8 @@ SCRIPTS = (
     "load_client.py",
     "load_tools.py",
     "embedded_throughput.py",
+    "tuner_replay.py",
+    "tuned_over_default.py",
 )
 
 

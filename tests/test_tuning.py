@@ -20,7 +20,7 @@ from servewright.errors import InputError
 from servewright.load.workload import Closed
 from servewright.rendering import render
 from servewright.simulating import Service, simulate_closed
-from servewright.tuning import gain, spec_text
+from servewright.tuning import gain, planning, spec_text, study
 from servewright.tuning.belief import Belief, places
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.knobs import Demand, grid
@@ -29,7 +29,7 @@ from servewright.tuning.search import Found, Question, broken, search
 from servewright.tuning.study import Goal, Load, Measured, Round, Seen, ServiceTime, Settings
 
 if TYPE_CHECKING:
-    from conftest import Workshop
+    from conftest import Cli, Workshop
 
 ALONE_MS = {1: 1.0, 64: 8.0}
 CALLERS = Load(concurrency=64)
@@ -294,3 +294,83 @@ class TestKnobs:
             sizes = next(knob.values for knob in knobs if knob.key == "batching.max_size")
             assert max(size for size in sizes if isinstance(size, int)) == waiting
             assert all(knob.values or knob.left_out for knob in knobs)
+
+
+class TestPlan:
+    """Replicas for a rate."""
+
+    @staticmethod
+    def study(tmp_path: Path) -> study.Study:
+        """Return a study as a search on the simulated server makes it."""
+        asked = goal(budget=8)
+        found = found_by(Simulated(asked), asked)
+        assert found.best is not None
+        example = study.load(Path(__file__).parent / "study.json")
+        winner = study.Winner(settings=found.best.settings, keys={}, measurement=found.best.index)
+        made = example.model_copy(
+            update={
+                "goal": asked, "service_times": found.service_times, "model": found.model, "winner": winner,
+                "predictions": found.predictions, "measurements": tuple(found.measurements),
+            }
+        )  # fmt: skip
+        study.save(made, tmp_path)
+        return made
+
+    def test_keeps_head_room_at_any_size(self, tmp_path: Path) -> None:
+        """More rate never needs fewer replicas, none is filled beyond its head-room, and more of it waits no longer."""
+        made = self.study(tmp_path)
+        calm = planning.plan(made, SCHEDULER, rate=500.0, head_room=0.3)
+        full = planning.plan(made, SCHEDULER, rate=calm.knee * 2.97, head_room=0.0)
+        many = planning.plan(made, SCHEDULER, rate=9000.0, head_room=0.9)
+        assert (calm.replicas, full.replicas) == (1, 3)
+        assert many.replicas > 10
+        for plan in (calm, full, many):
+            assert plan.each <= plan.knee * (1 - plan.head_room) + 1e-3
+            assert plan.simulated
+        assert calm.p99_ms is not None
+        assert full.p99_ms is not None
+        assert calm.p99_ms < full.p99_ms
+
+    def test_is_kept_in_the_study(self, tmp_path: Path, cli: Cli) -> None:
+        """A report shows the plan that was made last; it is marked as simulated."""
+        self.study(tmp_path)
+        code, out, err = cli("plan", tmp_path, "--rate", "500/s", "--json")
+        assert code == 0, err
+        assert json.loads(out)["simulated"]
+        kept = study.load(tmp_path).plan
+        assert kept is not None
+        assert kept.rate == 500
+        printed = cli("plan", tmp_path, "--rate", "500/s")[1]
+        assert printed.count("simulated") == 1
+
+    def test_needs_a_study_and_a_rate(self, tmp_path: Path, cli: Cli) -> None:
+        """What cannot be planned is said in one line."""
+        for words in (("nowhere", "--rate", "5/s"), (tmp_path, "--rate", "5/s")):
+            code, _, err = cli("plan", *words)
+            assert code == 2
+            assert "does not exist" in err
+        self.study(tmp_path)
+        for rate in ("fast", "0/s"):
+            code, _, err = cli("plan", tmp_path, "--rate", rate)
+            assert code == 2
+            assert "--rate" in err
+
+
+class TestCommand:
+    """`servewright tune`, as far as it goes without a server."""
+
+    def test_refuses_what_makes_no_sense(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
+        """Goals that contradict each other, odd promises, and a study that is not there end with exit code 2."""
+        spec = workshop.write(workshop.values(backend))
+        for words, said in (
+            (("--rate", "5/s", "--concurrency", "4"), "give one of them"),
+            (("--max-throughput",), "needs a promise"),
+            (("--slo", "p98=5ms"), "--slo"),
+            (("--time", "soon"), "--time"),
+            (("--each", "0s"), "--each"),
+            (("--budget", "1"), "budget"),
+            (("--runtime", "nowhere"), "no runtime"),
+        ):
+            code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", *words)
+            assert (code, said in err) == (2, True), err
+        assert not (workshop.folder / "study").exists()

@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "rollback": "Take a rollout back.",
     "tune": "Find the batching settings that serve a load best, and write them.",
     "report": "Write what a tuning study found, as a page or a text.",
+    "plan": "Say how many replicas a rate needs, from a study.",
     "lint": "Check configs, archives and commands that are there already.",
     "verify-archive": "Prove model archives safe, without unpacking them.",
     "sign": "Sign archives and artifacts with a key of your own.",

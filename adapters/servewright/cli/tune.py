@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 @click.option("--time", "time_limit", default="10m", show_default=True, help="How long to search, at most.")
 @click.option("--each", default="5s", show_default=True, help="How long one measurement takes, at most.")
 @click.option("--rounds", type=click.IntRange(2), default=4, show_default=True, help="Rounds against the default.")
-@click.option(
-    "--margin", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Gains not sought."
-)
+@click.option("--margin", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Gains not sought.")
 @click.option("--seed", default=0, help="Of what is left to chance.")
 @click.option("--transport", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--data", type=PATH, help="What to send: an .npz of the signature's inputs.")

@@ -66,7 +66,7 @@ def _ask(spec: Any, options: dict[str, Any]) -> Any:
     if options["max_throughput"] and not slo.latency_ms:
         raise click.UsageError("--max-throughput needs a promise to stop at, such as --slo p99=50ms")
     chosen = options["concurrency"] or options["max_throughput"]
-    rate = _rate(options["rate"]) if options["rate"] else None if chosen else spec.slo.rate
+    rate = rate_of(options["rate"]) if options["rate"] else None if chosen else spec.slo.rate
     return Ask(
         slo=slo, rate=rate, concurrency=options["concurrency"], most=options["max_throughput"],
         budget=options["budget"], time_s=_seconds(options["time_limit"], "--time"),
@@ -75,7 +75,8 @@ def _ask(spec: Any, options: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def _rate(text: str) -> float:
+def rate_of(text: str) -> float:
+    """Read ``--rate``: 200/s, or a bare number."""
     try:
         rate = float(text) if text.replace(".", "", 1).isdigit() else units.parse_rate_per_s(text)
     except units.UnitError as error:

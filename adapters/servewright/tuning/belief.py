@@ -23,6 +23,7 @@ _LATENCY: Final = (0.15, 0.15, 0.08)
 _KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
 _REACH: Final = 1.3
 _MOST_OFF: Final = 0.7
+_DOUBTS: Final = (1.0, 1.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +117,28 @@ class Belief:
         self, at: np.ndarray[tuple[int], np.dtype[np.int64]], off: Floats, scales: Sequence[float]
     ) -> tuple[Floats, Floats]:
         everywhere, near, noise = scales
-        whole = everywhere**2 + near**2
         if not len(at):
-            return np.zeros(len(self.place)), np.full(len(self.place), math.sqrt(whole + noise**2))
+            whole = np.hypot(everywhere, near)
+            return np.zeros(len(self.place)), np.full(len(self.place), math.hypot(whole, noise))
         there = self.place[at]
+        doubt = self._doubt(there, off, scales)
+        everywhere, near = everywhere * doubt, near * doubt
         among = self._alike(there, there, everywhere, near) + noise**2 * np.eye(len(at))
         across = self._alike(self.place, there, everywhere, near)
         weights = np.linalg.solve(among, np.column_stack([off, across.T]))
         mean = across @ weights[:, 0]
-        variance = whole - (across * weights[:, 1:].T).sum(axis=1)
+        variance = everywhere**2 + near**2 - (across * weights[:, 1:].T).sum(axis=1)
         return mean, np.sqrt(np.maximum(variance, 0.0) + noise**2)
+
+    def _doubt(self, there: Floats, off: Floats, scales: Sequence[float]) -> float:
+        """Return by what the simulation is worse than usual: what makes the errors that were seen most likely."""
+        everywhere, near, noise = scales
+
+        def likely(doubt: float) -> float:
+            among = self._alike(there, there, everywhere * doubt, near * doubt) + noise**2 * np.eye(len(off))
+            return float(-0.5 * off @ np.linalg.solve(among, off) - 0.5 * np.linalg.slogdet(among)[1])
+
+        return max(_DOUBTS, key=likely)
 
     @staticmethod
     def _alike(here: Floats, there: Floats, everywhere: float, near: float) -> Floats:

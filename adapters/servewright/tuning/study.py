@@ -17,6 +17,7 @@ from servewright.errors import InputError
 from servewright.load.arrivals import Arrivals
 from servewright.load.saturation import Slo
 from servewright.load.workload import Closed, Pace
+from servewright.writing import write_texts
 
 FORMAT: Final = 1
 FILE: Final = "study.json"
@@ -296,6 +297,12 @@ def load(path: Path) -> Study:
         raise InputError(
             f"{file} is no study of format {FORMAT}: {place}: {first['msg']}; name a study.json"
         ) from error
+
+
+def save(study: Study, path: Path) -> None:
+    """Write ``study`` where `load` found it, in one step."""
+    file = path / FILE if path.is_dir() else path
+    write_texts({file.name: text(study)}, file.absolute().parent)
 
 
 def text(study: Study) -> str:

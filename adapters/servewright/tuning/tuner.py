@@ -237,7 +237,7 @@ class _Tuner:
                 "winner": winner, "comparison": comparison, "diff": diff, "warnings": tuple(warnings),
             }
         )  # fmt: skip
-        write_texts({study.FILE: study.text(result)}, self.folder)
+        study.save(result, self.folder)
         if winner is not None and not self.interrupted:
             self._write(winner)
         return result

@@ -1,0 +1,43 @@
+"""`servewright plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from servewright.cli import printing
+from servewright.cli.options import PATH, json_option
+
+
+@click.command(
+    "plan",
+    epilog="Examples: servewright plan digits-torchserve-study --rate 20k/s; "
+    "servewright plan study.json --rate 5000/s --head-room 0.5 --json",
+)
+@click.argument("study", type=PATH)
+@click.option("--rate", required=True, help="Requests per second that the fleet shall serve, such as 20k/s.")
+@click.option(
+    "--head-room", type=click.FloatRange(0, 0.95), default=0.3, show_default=True,
+    help="The share of each replica's rate that stays free.",
+)  # fmt: skip
+@json_option
+def command(study: Path, *, rate: str, head_room: float, as_json: bool) -> None:
+    """Say how many replicas of what STUDY found a rate needs, and their p99; simulated, not measured."""
+    from servewright import registry
+    from servewright.cli.tuning import rate_of
+    from servewright.tuning import planning, tuner
+    from servewright.tuning import study as studies
+
+    found = studies.load(study)
+    tuning = tuner.tuning_of(registry.get(found.server.backend))
+    fleet = planning.plan(found, tuning.scheduler, rate=rate_of(rate), head_room=head_room)
+    studies.save(found.model_copy(update={"plan": fleet}), study)
+    if as_json:
+        printing.as_json({"ok": True, "stand_in": found.server.stand_in} | fleet.model_dump(mode="json"))
+        return
+    tail = f"p99 {fleet.p99_ms:.1f} ms" if fleet.p99_ms is not None else "p99 unknown"
+    printing.line(f"replicas  {fleet.replicas} for {fleet.rate:g}/s, {fleet.head_room:.0%} of each free")
+    printing.line(f"each      {fleet.each:g}/s of {fleet.knee:g}/s measured, {tail} (simulated)")
+    if found.server.stand_in:
+        printing.line("note      measured on a stand-in: the real server's figures differ")

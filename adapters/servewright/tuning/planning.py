@@ -1,0 +1,80 @@
+"""How many replicas a rate needs: the winner's knee, with head-room, and the p99 that the simulation tells of each.
+
+Simulated, not measured: replicas are taken to share nothing, and the load to be spread evenly, at random.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from servewright.calibrating import NUMBERS, Model
+from servewright.errors import InputError
+from servewright.simulating import Scheduler
+from servewright.tuning.belief import Belief, places
+from servewright.tuning.study import Fleet, Load, Measured, Settings, Study
+
+HEAD_ROOM: Final = 0.3
+_MOST: Final = 1_000_000
+
+
+def plan(study: Study, scheduler: Scheduler, *, rate: float, head_room: float = HEAD_ROOM) -> Fleet:
+    """Return how many replicas of the study's best setting ``rate`` needs, so that each keeps ``head_room`` free.
+
+    The knee is the greatest rate that was measured within the promises.
+    """
+    if not 0 <= head_room < 1:
+        raise InputError(f"a head-room of {head_room:g} leaves nothing; give a share below 1, such as 0.3")
+    if not rate > 0:
+        raise InputError(f"a rate of {rate:g}/s needs no replica; give a positive one")
+    settings, knee = _knee(study)
+    replicas = max(1, math.ceil(rate / (knee * (1.0 - head_room)) - 1e-9))
+    if replicas > _MOST:
+        raise InputError(f"{rate:g}/s would need {replicas} replicas of {knee:g}/s each; correct the rate")
+    each = rate / replicas
+    return Fleet(
+        rate=rate, head_room=head_room, knee=knee, replicas=replicas, each=round(each, 3),
+        p99_ms=_tail_ms(study, scheduler, settings, each),
+    )  # fmt: skip
+
+
+def _knee(study: Study) -> tuple[Settings, float]:
+    """Return the setting to plan with, and the greatest rate at which it kept every promise."""
+    if study.winner is not None:
+        settings = study.winner.settings
+    else:
+        kept = [each for each in study.measurements if not each.broken and not each.unsafe]
+        if not kept:
+            raise InputError("the study has no setting that keeps its promises; tune again with others")
+        settings = max(kept, key=lambda each: each.rate).settings
+    mine = [each for each in study.measurements if each.settings == settings and not each.broken and not each.unsafe]
+    return settings, max(each.rate for each in mine)
+
+
+def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float) -> float | None:
+    """Return the p99 of one replica under Poisson arrivals, corrected by what was measured of the same setting."""
+    if study.model is None or not study.service_times or set(NUMBERS) - set(study.model.values):
+        return None
+    sizes = np.array([time.rows for time in study.service_times])
+    model = Model(
+        scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.service_times]),
+        values=np.array([study.model.values[name] for name in NUMBERS]), error=study.model.error, cells=(),
+        residuals=np.zeros((0, 4)),
+    )  # fmt: skip
+    known = [found for found in study.measurements if found.settings == settings and found.p99_ms and found.rate]
+    loads = [Load(rate=each), *(found.load for found in known)]
+    simulated = model.simulated([(settings, load.pace) for load in loads])
+    closed = np.array([load.concurrency is not None for load in loads])
+    belief = Belief(
+        place=places([settings] * len(loads), loads), simulated=np.maximum(simulated, 1e-9),
+        kept_up=np.zeros(len(loads), np.bool_), closed=closed,
+    )  # fmt: skip
+    shown = np.array([_shown(found) for found in known]).reshape(len(known), 4)
+    guess = belief.corrected(list(range(1, len(loads))), shown)[-1]
+    return round(float(np.exp(guess.mean[0])), 3)
+
+
+def _shown(found: Measured) -> list[float]:
+    return [found.rate, *(found.percentile_ms(share) for share in (0.5, 0.9, 0.99))]
