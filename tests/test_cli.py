@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import keyword
 import os
 import signal
 import subprocess
@@ -90,7 +91,7 @@ class TestHelp:
             assert said in " ".join(out.split())
         modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "printing"}
         commands = {path for path in modules if hasattr(importlib.import_module(f"servewright.cli.{path}"), "command")}
-        assert {name.replace("-", "_") for name in COMMANDS} == commands
+        assert {name.replace("-", "_") + "_" * keyword.iskeyword(name) for name in COMMANDS} == commands
 
     def test_comes_without_words_too_and_fails(self, cli: Cli) -> None:
         """A script that forgot its command does not go on."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from servewright.fleet import Fleet
+    from servewright.importing import Importer
     from servewright.linting.linter import Linter
     from servewright.rollout.plan import Rolling
     from servewright.server import RunningServer
@@ -305,6 +306,8 @@ class Backend:
         credentials: the headers that let a request in at this moment, asked for again before they expire.
         lint: the rules and readers of its files for the linter; `None` where it has none.
         tuning: its knobs and its scheduler, for the tuner; `None` where it cannot be tuned yet.
+        importing: how its configs, and what a live server tells, become specs; `None` where they cannot.
+        survey: what a live server has beside what `read_back` asks for, such as models that the fleet does not name.
         rolling: how live servers go from one version to the next; `None` where they cannot yet.
     """
 
@@ -337,3 +340,5 @@ class Backend:
     lint: Callable[[], Linter] | None = None
     tuning: Callable[[], Tuning] | None = None
     rolling: Callable[[], Rolling] | None = None
+    importing: Callable[[], Importer] | None = None
+    survey: Callable[[Any, Fleet], Iterable[Reading]] = lambda _client, _fleet: ()

@@ -31,6 +31,11 @@ def check(fleet: Fleet, backend: Backend, *, trust: bool = False) -> None:
     """
     problems: list[Problem] = []
     for document in fleet.models:
+        source = document.spec.source(backend.name)
+        if source is not None and source.deployed:
+            reason, remedy = "the model lies with its server, and none of it here", "name its files; render needs none"
+            problems.append(document.problem("model", reason, remedy))
+            continue
         problems += _model_problems(document, backend, trust=trust)
         problems += _golden_problems(document)
     if problems:

@@ -16,9 +16,12 @@ from servewright.fleet import Fleet
 
 if TYPE_CHECKING:
     from servewright.backend import Client
+    from servewright.drift import Drift
+    from servewright.importing import Draft, Imported, Importer, Piece
     from servewright.launching import Choice
     from servewright.modelfiles.inspection import Inspection
     from servewright.reporting import Check, Report
+    from servewright.rollout.live import Live
     from servewright.server import RunningServer
     from servewright.specfile import Document
     from servewright.state import Record
@@ -66,7 +69,7 @@ def backend_for(fleet: Fleet, name: str | None) -> Backend:
 
 def _has_models(fleet: Fleet, backend: Backend) -> bool:
     sources = [document.spec.source(backend.name) for document in fleet.models]
-    return all(source is not None and source.format in backend.formats for source in sources)
+    return all(source is not None and (source.deployed or source.format in backend.formats) for source in sources)
 
 
 def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str, str]:
@@ -309,6 +312,66 @@ def initial(
         found[fitting[0]] = inspection
     text = initial_spec(found, name=name or model_name(models[0]), relative_to=folder)
     return text, [note for inspection in found.values() for note in inspection.notes]
+
+
+def import_configs(
+    paths: Sequence[Path], *, name: str, live: Live | None = None, backend: str | None = None
+) -> tuple[Imported, ...]:
+    """Return the fleet of each backend that ``paths`` hold configs of, and what a running server tells.
+
+    Nothing is written. Where a server has no call for its config, as TensorFlow Serving, it tells its versions alone,
+    and ``paths`` must hold the config.
+    """
+    from servewright import importing
+    from servewright.linting import walking
+
+    importers = {each: offer() for each in registry.names() if (offer := registry.get(each).importing) is not None}
+    pieces: dict[str, list[Piece]] = {}
+    left_out = []
+    for path in paths:
+        for file, kind in walking.recognised(path):
+            takers = [each for each, importer in importers.items() if kind in importer.kinds]
+            for each in takers if backend is None else {backend} & set(takers):
+                pieces.setdefault(each, []).extend(importers[each].pieces(file, kind))
+            if not takers:
+                left_out.append(f"{file} is left out: a spec has no place for {walking.kinds()[kind]}")
+    if live is not None:
+        chosen = registry.get(backend or next(iter(pieces), "") or _only_live(live))
+        if chosen.name not in importers:
+            raise InputError(f"{chosen.title} cannot be imported yet")
+        draft = _live_draft(chosen, importers[chosen.name], live, pieces.get(chosen.name, []))
+        sources = [live.said, *(piece.shown for piece in pieces.get(chosen.name, []))]
+        return (importing.imported(draft, chosen, name=name, sources=sources, notes=left_out),)
+    if not pieces:
+        raise InputError(f"no config of a model server in {', '.join(map(str, paths))}; see: servewright lint --kinds")
+    return tuple(
+        importing.imported(
+            importers[each].draft(own), registry.get(each), name=name, sources=[piece.shown for piece in own],
+            notes=left_out,
+        )
+        for each, own in sorted(pieces.items())
+    )  # fmt: skip
+
+
+def _only_live(live: Live) -> str:
+    raise InputError(f"say what {live.said} is: add --backend, one of {', '.join(registry.names())}")
+
+
+def _live_draft(backend: Backend, importer: Importer, live: Live, pieces: Sequence[Piece]) -> Draft:
+    client = backend.connect(live.server(backend.name))
+    try:
+        return importer.live(client, pieces)
+    finally:
+        client.close()
+
+
+def drift(fleet: Fleet, backend: Backend, live: Live) -> Drift:
+    """Return how a live server differs from ``fleet``; nothing is changed, and no file of a model is needed."""
+    from servewright import drift as drifts
+    from servewright import rendering
+
+    rendering.check(fleet, backend)
+    return drifts.compare(fleet, backend, live.server(backend.name))
 
 
 @contextmanager

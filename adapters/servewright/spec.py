@@ -14,6 +14,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -50,9 +51,10 @@ Dtype = Literal[
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "bool", "string", "complex64", "complex128",
 ]  # fmt: skip
-Format = Literal["saved_model", "keras", "torchscript", "state_dict", "exported_program", "onnx"]
+Format = Literal["saved_model", "keras", "torchscript", "state_dict", "exported_program", "onnx", "archive"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
-FORMATS: tuple[str, ...] = get_args(Format)
+# What a model's file can be; an archive is one that somebody has packed already.
+FORMATS: tuple[str, ...] = tuple(form for form in get_args(Format) if form != "archive")
 HANDLERS = ("tensor", "vision", "text")
 
 
@@ -94,13 +96,35 @@ class Signature(Part):
 
 
 class ModelSource(Part):
-    """A model's file or folder, and how to read it."""
+    """A model's file or folder, and how to read it.
 
-    path: FilePath
+    ``deployed``: it lies with its server, under the ``path`` that the server knows, and not here. Then configs can be
+    rendered and compared, and nothing can be packaged.
+    """
+
+    deployed: bool = False
+    path: Annotated[str, Field(max_length=4096, json_schema_extra={"minLength": 1})]
     format: Format
     code: Annotated[
         str | None, Field(description="for a state_dict: the file and class of the network, such as net.py:DigitsNet")
     ] = None
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str, info: ValidationInfo) -> str:
+        if not info.data.get("deployed"):
+            return path_inside(path)
+        if not path or not path.isprintable():
+            raise complaint(f"{shown(path)} is no path", "write it as the server knows it")
+        return path
+
+    @model_validator(mode="after")
+    def _archives_are_deployed(self) -> ModelSource:
+        if self.format == "archive" and not self.deployed:
+            raise complaint(
+                "an archive is packed already", "say deployed: true, or name the model's own file and format"
+            )
+        return self
 
     @model_validator(mode="after")
     def _code_belongs_to_state_dicts(self) -> ModelSource:
@@ -114,6 +138,15 @@ class ModelSource(Part):
                 raise complaint(f"{self.code!r} does not name a class", "write file.py:ClassName")
             path_inside(file)
         return self
+
+
+def _known_or_not(value: object) -> object:
+    """Return the signature that says nothing for ``unknown``."""
+    return UNKNOWN if value == "unknown" else value
+
+
+# What nobody told, such as the signature of a model that was imported from a server's config.
+UNKNOWN = Signature.model_construct(name="serving_default", inputs=(), outputs=())
 
 
 def _one_or_each(value: object) -> str:
@@ -317,7 +350,9 @@ class ModelSpec(Part):
     name: ModelName
     version: Version = 1
     model: Models
-    signature: Signature
+    signature: Annotated[
+        Signature, BeforeValidator(_known_or_not, json_schema_input_type=Signature | Literal["unknown"])
+    ]
     handler: Handler = Handler()
     requirements: FilePath | None = None
     files: Annotated[tuple[FilePath, ...], AsTuple] = ()
@@ -333,6 +368,20 @@ class ModelSpec(Part):
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="each backend's own settings; in a file: a key named after it"
     )
+
+    @model_validator(mode="after")
+    def _signature_is_known(self) -> ModelSpec:
+        if not self.signature.inputs and not self.deployed:
+            raise complaint(
+                "signature: unknown is for models that are deployed already", "write its inputs and outputs"
+            )
+        return self
+
+    @property
+    def deployed(self) -> bool:
+        """Whether no file of the model lies here."""
+        sources = [self.model] if isinstance(self.model, ModelSource) else self.model.values()
+        return all(source.deployed for source in sources)
 
     def source(self, backend: str) -> ModelSource | None:
         """Return the model that ``backend`` shall serve, or ``None`` where the spec has none for it."""

@@ -207,12 +207,16 @@ def _complaint(target: Path, text: str, *, folder_allowed: bool, model: bool) ->
 
 
 def _named_files(spec: ModelSpec) -> Iterable[tuple[Path_, str, bool]]:
+    if spec.deployed:
+        return
     sources: list[tuple[Path_, ModelSource]] = (
         [(("model", name), source) for name, source in spec.model.items()]
         if isinstance(spec.model, dict)
         else [(("model",), spec.model)]
     )
     for path, source in sources:
+        if source.deployed:
+            continue
         yield (*path, "path"), source.path, source.format == "saved_model"
         if source.code:
             yield (*path, "code"), source.code.partition(":")[0], False

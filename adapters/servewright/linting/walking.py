@@ -113,6 +113,28 @@ def lint(paths: Sequence[Path], wishes: Wishes | None = None) -> Result:
     return walk.result
 
 
+def recognised(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each config in a file or below a folder with its kind; raise InputError for a path that is not there."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    every = linters().values()
+    for file, named in _files(path):
+        try:
+            head = _head(file)
+            kind = next((each for linter in every for each in linter.binaries if each.recognise(file, head)), None)
+            if kind is not None:
+                yield file, kind.name
+                continue
+            source = _read(file)
+        except (OSError, ValueError) as error:
+            if named:
+                raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            continue
+        text_kind = next((each for linter in every for each in linter.kinds if each.recognise(source)), None)
+        if text_kind is not None:
+            yield file, text_kind.name
+
+
 def _files(path: Path) -> Iterator[tuple[Path, bool]]:
     """Yield every file below ``path`` that may be a config; the second value tells whether the user named it."""
     if not path.is_dir():

@@ -9,6 +9,7 @@ from servewright.backend import Backend, Capability, Site, Support
 from servewright.backends.tfserving import flags, keys, packing, payloads, recipe, running, settings, texts
 
 if TYPE_CHECKING:
+    from servewright.importing import Importer
     from servewright.linting.linter import Linter
     from servewright.rollout.plan import Rolling
     from servewright.tuning.knobs import Tuning
@@ -33,6 +34,13 @@ def _tuning() -> Tuning:
     from servewright.backends.tfserving.knobs import TUNING
 
     return TUNING
+
+
+def _importing() -> Importer:
+    """Return how configs become specs."""
+    from servewright.backends.tfserving.importing import IMPORTER
+
+    return IMPORTER
 
 
 BACKEND = Backend(
@@ -68,6 +76,8 @@ BACKEND = Backend(
     payloads=payloads.payloads,
     recipe=recipe.recipe,
     lint=_lint,
+    importing=_importing,
+    survey=running.survey,
     tuning=_tuning,
     rolling=_rolling,
 )

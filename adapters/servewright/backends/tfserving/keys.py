@@ -9,7 +9,7 @@ from servewright import units
 from servewright.backend import Fate, Outcome, outcome
 from servewright.backends.tfserving import flags, settings
 from servewright.backends.tfserving.settings import NAME, options
-from servewright.spec import Batching, Latest, ModelSpec, ServerSettings, Specific
+from servewright.spec import Batching, Latest, ModelSpec, ServerSettings, Specific, VersionPolicy
 from servewright.specfile import Document
 
 __all__ = ["NAME", "enqueued_batches", "explain", "in_flight", "options", "server_threads", "target"]
@@ -133,8 +133,11 @@ def _batching(spec: ModelSpec, server: ServerSettings) -> Iterator[Outcome]:
 
 
 def _versions(spec: ModelSpec) -> Iterator[Outcome]:
-    policy, number = spec.versions.policy, spec.version
-    if isinstance(policy, Specific) and number not in policy.specific:
+    policy: VersionPolicy = spec.versions.policy
+    number: int | str | None = spec.version
+    if spec.deployed:
+        number = None  # what versions there are is the server's to know
+    if isinstance(policy, Specific) and number is not None and number not in policy.specific:
         note = f"version {number} is packaged but the policy serves only {list(policy.specific)}"
         remedy = f"add {number} to specific, or use latest"
         yield outcome(spec, "versions.policy", Fate.REFUSED, note=note, remedy=remedy)
@@ -144,7 +147,7 @@ def _versions(spec: ModelSpec) -> Iterator[Outcome]:
         key, reason = f"versions.labels.{label}", ""
         if isinstance(number, int) and version > number:
             reason = f"label {label!r} names version {version}, and the newest is {number}"
-        elif isinstance(policy, Latest) and policy.latest == 1 and version != number:
+        elif isinstance(policy, Latest) and policy.latest == 1 and number is not None and version != number:
             reason = f"label {label!r} names version {version}, but latest: 1 serves only {number}"
         if reason:
             remedy = "point the label at a served version, or serve more versions"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
 from servewright.backends.tfserving import flags, keys, texts
-from servewright.errors import LaunchError, MissingExtraError, ServewrightError, UnavailableError
+from servewright.errors import LaunchError, MissingExtraError, ServerAnswerError, ServewrightError, UnavailableError
 from servewright.fleet import Fleet
 from servewright.server import RunningServer
-from servewright.spec import ModelSpec, Signature
+from servewright.spec import Latest, ModelSpec, Signature, Specific
 
 if TYPE_CHECKING:
     from servewright.backends.tfserving.client import Client
@@ -121,18 +121,83 @@ def read_back(server: RunningServer, client: Any, fleet: Fleet) -> Iterator[Read
     for document in fleet.models:
         spec = document.spec
         prefix = f"{spec.name}: " if many else ""
-        states = {version.version: version.state for version in client.status(spec.name)}
-        yield Reading(
-            setting=f"{prefix}version", wanted=f"{spec.version} AVAILABLE",
-            found=f"{spec.version} {states.get(spec.version, 'absent')}", source="GetModelStatus",
-        )  # fmt: skip
+        name = texts.served_name(spec)
+        states = _states(client, name)
+        if states is None:
+            yield Reading(setting=f"{prefix}model", wanted="served", found="absent", source="GetModelStatus")
+            continue
+        if spec.deployed and "version" not in spec.model_fields_set:
+            ready = "AVAILABLE" in states.values()
+            shown = "a version AVAILABLE" if ready else f"versions {states}"
+            yield Reading(
+                setting=f"{prefix}version", wanted="a version AVAILABLE", found=shown, source="GetModelStatus"
+            )
+        else:
+            state = states.get(int(spec.version), "absent")
+            yield Reading(
+                setting=f"{prefix}version", wanted=f"{spec.version} AVAILABLE", found=f"{spec.version} {state}",
+                source="GetModelStatus",
+            )  # fmt: skip
         for label, version in spec.versions.labels.items():
-            found = client.version_of_label(spec.name, label)
+            found = client.version_of_label(name, label)
             yield Reading(
                 setting=f"{prefix}label {label}", wanted=version, found="absent" if found is None else found,
                 source="GetModelMetadata by label",
             )  # fmt: skip
     yield from _process_settings(server, client, fleet, tuple(server.handle.command_line()) if server.handle else ())
+
+
+def survey(client: Any, fleet: Fleet) -> Iterator[Reading]:
+    """Yield which versions are served, where a policy names them, and the signature, where the spec tells one.
+
+    The server has no call that lists its models: those that no spec names stay unknown.
+    """
+    many = len(fleet.models) > 1
+    for document in fleet.models:
+        spec = document.spec
+        prefix, name = f"{spec.name}: " if many else "", texts.served_name(spec)
+        states = _states(client, name)
+        if states is None:
+            continue  # `read_back` says so
+        served = sorted(version for version, state in states.items() if state == "AVAILABLE")
+        policy, source = spec.versions.policy, "GetModelStatus"
+        if isinstance(policy, Specific):
+            wanted = sorted(policy.specific)
+            yield Reading(setting=f"{prefix}versions served", wanted=wanted, found=served, source=source)
+        elif isinstance(policy, Latest) and len(served) > policy.latest and "policy" in spec.versions.model_fields_set:
+            wanted_of_them = served[-policy.latest :]
+            yield Reading(setting=f"{prefix}versions served", wanted=wanted_of_them, found=served, source=source)
+        if spec.signature.inputs and served:
+            yield from _signature_reading(prefix, name, client, spec)
+
+
+def _signature_reading(prefix: str, name: str, client: Any, spec: ModelSpec) -> Iterator[Reading]:
+    setting = f"{prefix}signature {spec.signature.name}"
+    wanted = _tensors(spec.signature)
+    try:
+        found: object = _tensors(client.metadata(name, signature=spec.signature.name))
+    except ServerAnswerError as error:
+        yield Reading(setting=setting, wanted=wanted, found="absent", source=str(error))
+        return
+    yield Reading(setting=setting, wanted=wanted, found=found, source="GetModelMetadata")
+
+
+def _tensors(signature: Signature) -> dict[str, dict[str, str]]:
+    """Return dtype and shape of every tensor as text: their order is not told."""
+    return {
+        key: {each.name: f"{each.dtype} {'any' if each.shape is None else list(each.shape)}" for each in tensors}
+        for key, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs))
+    }
+
+
+def _states(client: Any, name: str) -> dict[int, str] | None:
+    """Return the state of every version of a model, or ``None`` where the server does not know it."""
+    try:
+        return {version.version: version.state for version in client.status(name)}
+    except ServerAnswerError as error:
+        if not texts.is_absent(error):
+            raise
+        return None
 
 
 def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]) -> Iterator[Reading]:

@@ -13,6 +13,7 @@ from servewright import specfile
 from servewright.backend import Fate, Outcome
 from servewright.backends.tfserving import flags, protos
 from servewright.fields import Part, Positive
+from servewright.patches import patched
 from servewright.spec import ModelSpec
 
 NAME: Final = "tfserving"
@@ -35,6 +36,13 @@ _OURS: Final[Mapping[str, str]] = {
     "file_system_poll_wait_seconds": "the fleet's server.poll",
     "allow_version_labels_for_unavailable_models": "versions.labels",
     "enable_model_warmup": "tfserving.warmup",
+}
+# The files that a spec may hold as they are, and the message in each.
+TEXT_FILES: Final[Mapping[str, str]] = {
+    "model_config.pbtxt": "ModelServerConfig",
+    "batching_parameters.pbtxt": "BatchingParameters",
+    "monitoring.pbtxt": "MonitoringConfig",
+    "session.pbtxt": "ConfigProto",
 }
 _HARMFUL: Final[Mapping[str, str]] = {
     "version": "the server would print its version and end",
@@ -61,7 +69,9 @@ class BatchingOptions(Part):
 class Options(Part):
     """Settings of a TF Serving fleet beyond the spec's own keys.
 
-    ``session`` holds fields of tensorflow.ConfigProto; ``flags`` further command-line flags by name.
+    ``session`` holds fields of tensorflow.ConfigProto; ``flags`` further command-line flags by name. What no key has
+    words for: ``entry`` is laid over the model's ModelConfig and ``batching_parameters`` over the server's
+    BatchingParameters (null leaves a field out), and ``files`` are whole texts by the names that they are rendered to.
     """
 
     batching: BatchingOptions = BatchingOptions()
@@ -72,6 +82,9 @@ class Options(Part):
     base_path: Annotated[str, Field(pattern=r"^(/|[a-z0-9]+://)[^\x00-\x1f\x7f]+$")] | None = None
     monitoring_path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/monitoring/prometheus/metrics"
     warmup: bool = True
+    entry: dict[str, Any] = Field(default_factory=dict)
+    batching_parameters: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 def options(spec: ModelSpec) -> Options:
@@ -112,6 +125,33 @@ def explain(spec: ModelSpec, release: str) -> Iterator[Outcome]:
     ):
         if name in own.model_fields_set:
             yield _applied(name, getattr(own, name), setting)
+    yield from _as_they_are(own)
+
+
+def _as_they_are(own: Options) -> Iterator[Outcome]:
+    """Yield what becomes of the texts and fields that are taken as they are; of these the grammar alone is checked."""
+    for name, kind in (("entry", "ModelConfig"), ("batching_parameters", "BatchingParameters")):
+        fields = getattr(own, name)
+        if not fields:
+            continue
+        try:
+            json_format.ParseDict(patched({}, fields), getattr(protos, kind)())
+        except (json_format.ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            yield _refused(name, "", f"not fields of {kind}: {error}", "correct them")
+        else:
+            yield _applied(name, "", f"fields of {kind}, as they are")
+    for name, text in own.files.items():
+        if name not in TEXT_FILES:
+            yield _refused(
+                f"files.{name}", "", f"{name!r} is no file of the server's", f"name one of {', '.join(TEXT_FILES)}"
+            )
+            continue
+        try:
+            text_format.Parse(text, getattr(protos, TEXT_FILES[name])())
+        except text_format.ParseError as error:
+            yield _refused(f"files.{name}", "", f"not {TEXT_FILES[name]}: {error}", "correct the text")
+        else:
+            yield _applied(f"files.{name}", "", f"{name}, as it is")
 
 
 def _applied(key: str, value: object, setting: str) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format, text_format
@@ -9,7 +10,9 @@ from google.protobuf import json_format, text_format
 from servewright.backend import Site, View
 from servewright.backends.tfserving import flags, keys, protos, settings
 from servewright.backends.tfserving.settings import Options
+from servewright.errors import ServerAnswerError, ServewrightError
 from servewright.fleet import Fleet
+from servewright.patches import patched
 from servewright.spec import Batching, Latest, ModelSpec, Specific
 
 MODEL_CONFIG = "model_config.pbtxt"
@@ -64,6 +67,10 @@ def views(fleet: Fleet, site: Site) -> dict[str, View]:
         files[SESSION] = View(
             template="session.pbtxt.j2", values={"text": settings.session_text(session)}, meaning=session
         )
+    if patch := own_value(fleet, "batching_parameters"):
+        files[BATCHING] = _patched_batching(files.get(BATCHING), patch)
+    for name, text in own_value(fleet, "files").items():
+        files[name] = _as_it_is(text, parse(name, text))
     words = tuple(flag_words(fleet, site, present=set(files)))
     files[FLAGS] = View(template="flags.txt.j2", values={"flags": words}, meaning=words)
     return files
@@ -76,17 +83,32 @@ def shared_batching(specs: list[ModelSpec]) -> Batching | None:
     return batching if len(kinds) == 1 and batching.max_size > 1 else None
 
 
+def served_name(spec: ModelSpec) -> str:
+    """Return what the server calls the model: an entry may say otherwise than the spec."""
+    return str(keys.options(spec).entry.get("name") or spec.name)
+
+
+def is_absent(error: ServewrightError) -> bool:
+    """Tell whether ``error`` is the server's answer that it does not know a model."""
+    return isinstance(error, ServerAnswerError) and error.status in (404, "NOT_FOUND")
+
+
 def base_path(spec: ModelSpec, site: Site) -> str:
     """Return the folder above the model's versions, as the server sees it."""
-    return keys.options(spec).base_path or f"{site.models}/{spec.name}"
+    source = spec.source(keys.NAME)
+    deployed = source.path if source is not None and source.deployed else ""
+    return keys.options(spec).base_path or deployed or f"{site.models}/{spec.name}"
 
 
 def _model_config(specs: list[ModelSpec], site: Site) -> View:
     shown, meaning = [], protos.ModelServerConfig()
     meaning.model_config_list.SetInParent()
     for spec in specs:
-        policy = spec.versions.policy
+        # Who deployed the model may have left its policy to the server.
+        policy = spec.versions.policy if not spec.deployed or "policy" in spec.versions.model_fields_set else None
         model: dict[str, object] = {
+            "text": "",
+            "policy": "",
             "name": spec.name,
             "base_path": base_path(spec, site),
             "labels": sorted(spec.versions.labels.items()),
@@ -103,9 +125,14 @@ def _model_config(specs: list[ModelSpec], site: Site) -> View:
         elif isinstance(policy, Specific):
             model |= {"policy": "specific", "versions": policy.specific}
             config.model_version_policy.specific.versions.extend(policy.specific)
-        else:
+        elif policy is not None:
             model |= {"policy": "all", "versions": ()}
             config.model_version_policy.all.SetInParent()
+        if entry := keys.options(spec).entry:
+            fields = patched(json_format.MessageToDict(config, preserving_proto_field_name=True), entry)
+            config.Clear()
+            json_format.ParseDict(fields, config)
+            model["text"] = settings.session_text(config)
         shown.append(model)
     return View(template="model_config.pbtxt.j2", values={"models": shown}, meaning=meaning)
 
@@ -152,6 +179,18 @@ def _pool_view(specs: list[ModelSpec]) -> View:
         values={"scalars": list(scalars.items()), "allowed_batch_sizes": (), "pad_variable_length_inputs": False},
         meaning=protos.BatchingParameters(**{name: {"value": value} for name, value in scalars.items()}),
     )
+
+
+def _patched_batching(view: View | None, patch: Mapping[str, Any]) -> View:
+    """Show the batching with ``patch`` laid over its fields."""
+    rendered: Any = view.meaning if view else protos.BatchingParameters()
+    before = json_format.MessageToDict(rendered, preserving_proto_field_name=True)
+    meaning = json_format.ParseDict(patched(before, patch), protos.BatchingParameters())
+    return _as_it_is(settings.session_text(meaning), meaning)
+
+
+def _as_it_is(text: str, meaning: object) -> View:
+    return View(template="text.j2", values={"text": text}, meaning=meaning)
 
 
 def _literal(value: Any) -> str:

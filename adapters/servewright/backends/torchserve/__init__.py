@@ -9,6 +9,7 @@ from servewright.backend import Backend, Capability, Site, Support
 from servewright.backends.torchserve import keys, packing, payloads, recipe, running, settings, texts
 
 if TYPE_CHECKING:
+    from servewright.importing import Importer
     from servewright.linting.linter import Linter
     from servewright.rollout.plan import Rolling
     from servewright.tuning.knobs import Tuning
@@ -33,6 +34,13 @@ def _rolling() -> Rolling:
     from servewright.backends.torchserve import rollout
 
     return rollout.rolling()
+
+
+def _importing() -> Importer:
+    """Return how configs, and what a live server tells, become specs."""
+    from servewright.backends.torchserve.importing import IMPORTER
+
+    return IMPORTER
 
 
 BACKEND = Backend(
@@ -75,6 +83,8 @@ BACKEND = Backend(
     credentials=payloads.credentials,
     recipe=recipe.recipe,
     lint=_lint,
+    importing=_importing,
+    survey=running.survey,
     rolling=_rolling,
     tuning=_tuning,
 )

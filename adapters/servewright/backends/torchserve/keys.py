@@ -61,7 +61,7 @@ def _model(spec: ModelSpec) -> Iterator[Outcome]:
     if source is None:
         remedy = "add model.torchserve: {path: model.pt, format: torchscript}"
         yield outcome(spec, "model", Fate.REFUSED, note="the spec has no model for torchserve", remedy=remedy, value="")
-    elif source.format not in _FORMATS and spec.handler.use in HANDLERS:
+    elif source.format not in _FORMATS and not source.deployed and spec.handler.use in HANDLERS:
         note = f"the {spec.handler.use} handler cannot load {source.format}"
         remedy = "export torchscript, exported_program or onnx, or name a handler of your own"
         yield outcome(spec, key, Fate.REFUSED, note=note, remedy=remedy, value=source.format)

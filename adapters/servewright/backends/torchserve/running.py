@@ -38,6 +38,11 @@ _PRINTED = {
     "limit_max_image_pixels": "Limit Maximum Image Pixels",
     "disable_system_metrics": "Disable system metrics",
 }
+# What the management API tells by the names of model-config.yaml, beyond what a spec has words for.
+_TOLD = (
+    "maxRetryTimeoutInSec", "clientTimeoutInMills", "parallelType", "parallelLevel", "useJobTicket", "useVenv",
+    "continuousBatching", "sequenceMaxIdleMSec", "sequenceTimeoutMSec", "maxNumSequence", "maxSequenceJobQueueSize",
+)  # fmt: skip
 _PRINTED_AT_START = "printed by the server at its start"
 _GRPC_LISTENERS = {
     "grpc_inference_address": "grpc",
@@ -134,10 +139,49 @@ def read_back(server: RunningServer, client: Client, fleet: Fleet) -> Iterator[R
     for document in fleet.models:
         spec = document.spec
         prefix = f"{spec.name}: " if many else ""
-        described = client.describe(spec.name, str(spec.version))[0]
+        described = _described(client, spec)
+        if described is None:
+            wanted = f"version {spec.version}" if _tells_version(spec) else "registered"
+            yield Reading(setting=f"{prefix}model", wanted=wanted, found="absent", source="management API")
+            continue
         yield from (_prefixed(reading, prefix) for reading in _model_settings(spec, described))
         yield from (_prefixed(reading, prefix) for reading in _worker_threads(server, fleet, spec, described))
     yield from _server_settings(server, fleet)
+
+
+def _tells_version(spec: ModelSpec) -> bool:
+    return not spec.deployed or "version" in spec.model_fields_set
+
+
+def _described(client: Client, spec: ModelSpec) -> ModelDescription | None:
+    """Return what the server has of a model: the spec's version, or the default one where the spec tells none."""
+    try:
+        return client.describe(texts.served_name(spec), str(spec.version) if _tells_version(spec) else None)[0]
+    except ServerAnswerError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def survey(client: Client, fleet: Fleet) -> Iterator[Reading]:
+    """Yield what is registered and in no spec: models, and versions of models."""
+    named: dict[str, set[str] | None] = {}
+    for document in fleet.models:
+        spec = document.spec
+        versions = named.setdefault(texts.served_name(spec), set())
+        if versions is not None and _tells_version(spec):
+            versions.add(str(spec.version))
+        else:
+            named[texts.served_name(spec)] = None
+    source = "management API"
+    for name, url in sorted(client.models().items()):
+        if name not in named:
+            yield Reading(setting=f"{name}: model", wanted="absent", found=f"registered from {url}", source=source)
+            continue
+        wanted = named[name]
+        found = sorted(each.version for each in client.describe(name))
+        if wanted is not None and set(found) - wanted:
+            yield Reading(setting=f"{name}: versions", wanted=sorted(wanted), found=found, source=source)
 
 
 def _prefixed(reading: Reading, prefix: str) -> Reading:
@@ -149,21 +193,24 @@ def _model_settings(spec: ModelSpec, found: ModelDescription) -> Iterator[Readin
     source = "management API"
     pairs: dict[str, tuple[object, object]] = {
         "version": (str(spec.version), found.version),
-        "minWorkers": (config["minWorkers"], found.min_workers),
-        "maxWorkers": (config["maxWorkers"], found.max_workers),
-        "workers READY": (config["minWorkers"], found.ready_workers),
-        "batchSize": (config["batchSize"], found.batch_size),
-        "responseTimeout": (config["responseTimeout"], found.response_timeout_s),
-        "startupTimeout": (config["startupTimeout"], found.startup_timeout_s),
-        "deviceType": (config["deviceType"], found.device_type),
+        "minWorkers": (config.get("minWorkers"), found.min_workers),
+        "maxWorkers": (config.get("maxWorkers"), found.max_workers),
+        "workers READY": (config.get("minWorkers"), found.ready_workers),
+        "batchSize": (config.get("batchSize"), found.batch_size),
+        "responseTimeout": (config.get("responseTimeout"), found.response_timeout_s),
+        "startupTimeout": (config.get("startupTimeout"), found.startup_timeout_s),
+        "deviceType": (config.get("deviceType"), found.device_type),
         "jobQueueSize": (keys.queue(spec), found.queue_size),
+        "maxBatchDelay": (config.get("maxBatchDelay"), found.max_batch_delay_ms),
+        "deviceIds": (tuple(config.get("deviceIds", ())) or None, found.device_ids),
     }
-    if "maxBatchDelay" in config:
-        pairs["maxBatchDelay"] = (config["maxBatchDelay"], found.max_batch_delay_ms)
-    if "deviceIds" in config:
-        pairs["deviceIds"] = (tuple(config["deviceIds"]), found.device_ids)
-    if spec.batching.queue is None and "job_queue_size" in keys.options(spec).properties:
-        del pairs["jobQueueSize"]
+    if spec.batching.queue is None and (spec.deployed or "job_queue_size" in keys.options(spec).properties):
+        pairs["jobQueueSize"] = (config.get("jobQueueSize"), found.queue_size)
+    if not _tells_version(spec):
+        del pairs["version"]
+    if spec.deployed:
+        pairs |= {name: (config.get(name), found.raw[name]) for name in _TOLD if name in found.raw}
+    pairs = {setting: pair for setting, pair in pairs.items() if pair[0] is not None}
     for setting, (wanted, value) in pairs.items():
         yield Reading(setting=setting, wanted=wanted, found=value, source=source)
 

@@ -7,15 +7,18 @@ not know and replaces values that it cannot use by defaults, so names and kinds 
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 
+import yaml
 from pydantic import Field, ValidationError
 
 from servewright import specfile
 from servewright.backend import Fate, Outcome
 from servewright.backends.torchserve import properties
+from servewright.errors import SpecError
 from servewright.fields import Part
 from servewright.spec import ModelSpec
 
@@ -115,6 +118,12 @@ _YAML: Final[Mapping[str, Kind]] = {
     ),
 }  # fmt: skip
 _LARGEST: Final = 2**31 - 1
+# The files that a spec may hold as they are, and how each is read.
+TEXT_FILES: Final[Mapping[str, Callable[[str], object]]] = {
+    "config.properties": properties.parse,
+    "model-config.yaml": yaml.safe_load,
+    "MANIFEST.json": json.loads,
+}
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -122,7 +131,9 @@ class Options(Part):
     """Settings of a TorchServe fleet beyond the spec's own keys.
 
     ``properties`` go to ``config.properties``, ``yaml`` to the archive's ``model-config.yaml``,
-    ``environment`` to the server's processes.
+    ``environment`` to the server's processes. What no key has words for: ``config_properties`` are laid over the keys
+    of ``config.properties`` as texts, ``model_yaml`` over the model's ``model-config.yaml`` and ``manifest`` over its
+    ``MANIFEST.json`` (null leaves a key out), and ``files`` are whole texts by the names that they are rendered to.
     """
 
     properties: dict[str, Any] = Field(
@@ -130,6 +141,10 @@ class Options(Part):
     )
     yaml: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
+    config_properties: dict[str, str | None] = Field(default_factory=dict)
+    model_yaml: dict[str, Any] = Field(default_factory=dict)
+    manifest: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 def options(spec: ModelSpec) -> Options:
@@ -151,6 +166,11 @@ def explain(spec: ModelSpec) -> Iterator[Outcome]:
         yield _yaml(name, value)
     for name, value in own.environment.items():
         yield _environment(name, value)
+    for name in ("config_properties", "model_yaml", "manifest"):
+        if getattr(own, name):
+            yield _applied(name, "", "keys, as they are")
+    for name, text in own.files.items():
+        yield _file(name, text)
 
 
 def _applied(key: str, value: object, setting: str) -> Outcome:
@@ -192,6 +212,11 @@ def _yaml(name: str, value: object) -> Outcome:
     return _applied(key, value, f"{name} in model-config.yaml{reader}")
 
 
+def accepts_yaml(name: str, value: object) -> bool:
+    """Tell whether ``value`` may stand as ``yaml.NAME``."""
+    return _yaml(name, value).fate is Fate.APPLIED
+
+
 def _environment(name: str, value: str) -> Outcome:
     key = f"environment.{name}"
     if name in _OWN_ENVIRONMENT:
@@ -202,6 +227,17 @@ def _environment(name: str, value: str) -> Outcome:
     if "\0" in value:
         return _refused(key, repr(value), "a variable holds no NUL byte", "remove it")
     return _applied(key, value, "environment of the server's processes")
+
+
+def _file(name: str, text: str) -> Outcome:
+    key = f"files.{name}"
+    if name not in TEXT_FILES:
+        return _refused(key, "", f"{name!r} is no file of the server's", f"name one of {', '.join(TEXT_FILES)}")
+    try:
+        TEXT_FILES[name](text)
+    except (SpecError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return _refused(key, "", f"it cannot be read: {error}", "correct the text")
+    return _applied(key, "", f"{name}, as it is")
 
 
 def _nearest(name: str, known: Collection[str], cutoff: float) -> str:

@@ -14,6 +14,7 @@ from servewright.backend import Site, View
 from servewright.backends.torchserve import keys, properties
 from servewright.errors import InputError
 from servewright.fleet import Fleet
+from servewright.patches import patched
 from servewright.spec import ModelSpec
 
 PROPERTIES = "config.properties"
@@ -65,14 +66,29 @@ def views(fleet: Fleet, site: Site) -> dict[str, View]:
     }
     for document in fleet.models:
         spec = document.spec
-        config, manifest = model_config(spec), manifest_of(spec)
-        files[f"{spec.name}/{MODEL_CONFIG}"] = View(
-            template="model-config.yaml.j2", values={"settings": config}, meaning=config
-        )
-        files[f"{spec.name}/{MANIFEST}"] = View(
-            template="MANIFEST.json.j2", values={"manifest": manifest}, meaning=manifest
-        )
-    return files
+        config, manifest, own = model_config(spec), manifest_of(spec), keys.options(spec)
+        # An archive that is deployed has its own; what is said of it is all that there is to show.
+        if config or not spec.deployed:
+            files[f"{spec.name}/{MODEL_CONFIG}"] = View(
+                template="model-config.yaml.j2", values={"settings": config}, meaning=config
+            )
+        if own.manifest or not spec.deployed:
+            files[f"{spec.name}/{MANIFEST}"] = View(
+                template="MANIFEST.json.j2", values={"manifest": manifest}, meaning=manifest
+            )
+        for name, text in own.files.items():
+            if name != PROPERTIES:
+                files[f"{spec.name}/{name}"] = _as_it_is(name, text)
+    whole = fleet.agreed(f"{keys.NAME}.files", _whole_properties)
+    return files | {name: _as_it_is(name, text) for name, text in whole.items()}
+
+
+def _whole_properties(spec: ModelSpec) -> Mapping[str, str]:
+    return {name: text for name, text in keys.options(spec).files.items() if name == PROPERTIES}
+
+
+def _as_it_is(name: str, text: str) -> View:
+    return View(template="text.j2", values={"text": text}, meaning=parse(name, text))
 
 
 def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
@@ -88,7 +104,7 @@ def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
         "grpc_inference_port": str(ports["grpc"]),
         "grpc_management_port": str(ports["grpc_management"]),
         "model_store": site.models,
-        "load_models": ",".join(f"{spec.name}={stored_name(spec, site)}" for spec in specs),
+        "load_models": ",".join(_loaded(spec, site) for spec in specs),
         "disable_token_authorization": _flag(not server.tokens),
         "enable_model_api": _flag(server.model_api),
         "allowed_urls": f"file://{re.escape(site.models)}/.*",
@@ -114,16 +130,56 @@ def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
             raise InputError(
                 f"{name}: TorchServe would put its environment's {found[0]} into {value!r}; rename the path"
             )
-    return settings
+    as_they_are = fleet.agreed(f"{keys.NAME}.config_properties", lambda spec: keys.options(spec).config_properties)
+    return {name: text for name, text in (settings | as_they_are).items() if text is not None}
+
+
+def _loaded(spec: ModelSpec, site: Site) -> str:
+    """Return a model's entry in ``load_models``; an archive that is deployed brings its own name."""
+    stored = stored_name(spec, site)
+    return stored if spec.deployed and stored == f"{spec.name}.mar" else f"{spec.name}={stored}"
+
+
+def served_name(spec: ModelSpec) -> str:
+    """Return what the server calls the model: an imported manifest may say otherwise than the spec."""
+    manifest = keys.options(spec).manifest.get("model")
+    return str((isinstance(manifest, dict) and manifest.get("modelName")) or spec.name)
 
 
 def stored_name(spec: ModelSpec, site: Site) -> str:
     """Return what the model is called in the model store."""
+    source = spec.source(keys.NAME)
+    if source is not None and source.deployed:
+        return source.path
     return f"{spec.name}.mar" if site.packed else spec.name
 
 
 def model_config(spec: ModelSpec) -> dict[str, Any]:
     """Return the content of the archive's ``model-config.yaml``; keys that are absent keep the server's defaults."""
+    own = keys.options(spec)
+    return dict(patched(_deployed_config(spec) if spec.deployed else _packed_config(spec), own.model_yaml))
+
+
+def _deployed_config(spec: ModelSpec) -> dict[str, Any]:
+    """Return what the spec says of an archive that somebody else has made, and nothing that it does not say."""
+    said, batching, limits = spec.model_fields_set, spec.batching, spec.limits
+    device, _, number = spec.device.partition(":")
+    config: dict[str, Any] = {
+        "minWorkers": spec.workers if "workers" in said else None,
+        "maxWorkers": spec.workers if "workers" in said else None,
+        "batchSize": batching.max_size if "max_size" in batching.model_fields_set else None,
+        "maxBatchDelay": batching.max_delay // 1000 if batching.max_size > 1 else None,
+        "jobQueueSize": batching.queue,
+        "responseTimeout": limits.response_timeout // 1_000_000 if limits.response_timeout else None,
+        "startupTimeout": limits.startup_timeout // 1_000_000 if limits.startup_timeout else None,
+        "deviceType": device if "device" in said else None,
+        "deviceIds": [int(number)] if number else None,
+    }
+    return {name: value for name, value in config.items() if value is not None} | keys.options(spec).yaml
+
+
+def _packed_config(spec: ModelSpec) -> dict[str, Any]:
+    """Return the settings of an archive of ours: all of them, so that no server-wide default decides."""
     config: dict[str, Any] = {
         "minWorkers": spec.workers,
         "maxWorkers": spec.workers,
@@ -199,7 +255,9 @@ def manifest_of(spec: ModelSpec) -> dict[str, Any]:
     }
     if spec.requirements:
         model["requirementsFile"] = REQUIREMENTS
-    return {"runtime": "python", "archiverVersion": f"servewright {__version__}", "model": model}
+    written = {"runtime": "python", "archiverVersion": f"servewright {__version__}", "model": model}
+    own = keys.options(spec).manifest
+    return dict(patched(written, own)) if own else written
 
 
 def _flag(value: object) -> str:

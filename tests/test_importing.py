@@ -1,0 +1,339 @@
+"""Configs that exist become specs that render back to the same meaning.
+
+SERVEWRIGHT_IMPORT_EXAMPLES sets how many made-up configs each property is tried with; all together were run with 2,000.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from servewright import fleetfile, importing, pipeline, registry, yamltext
+from servewright.backends.tfserving import protos
+from servewright.backends.torchserve import properties, texts
+from servewright.errors import InputError
+from servewright.importing import Imported, Piece
+from servewright.rendering import render
+from servewright.yamlprinting import lines, printable
+
+if TYPE_CHECKING:
+    from conftest import Cli
+
+_CORPUS = Path(os.environ.get("SERVEWRIGHT_CORPUS", "/nonexistent"))
+_EXAMPLES = int(os.environ.get("SERVEWRIGHT_IMPORT_EXAMPLES", "20"))
+_BACKENDS = {"tfs": "tfserving", "ts": "torchserve"}
+made_up = settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+
+def imported(backend: str, *pieces: Piece) -> Imported:
+    """Draft and print; what does not come back raises."""
+    importer = registry.get(backend).importing
+    assert importer is not None
+    draft = importer().draft(pieces)
+    return importing.imported(draft, registry.get(backend), name="f", sources=["x"])
+
+
+def back(folder: Path, found: Imported) -> dict[str, str]:
+    """Write what was imported, load it as users do, and render it."""
+    for path, text in found.texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    backend = registry.get(found.backend)
+    return render(fleetfile.load(folder / "fleet.yaml", backends=registry.names()), backend)
+
+
+def config(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.skipif(not _CORPUS.is_dir(), reason="SERVEWRIGHT_CORPUS names no corpus")
+def test_every_file_of_the_corpus_that_parses_comes_back(tmp_path: Path) -> None:
+    """Real configs: imported, written, loaded, rendered and parsed, each means what it meant; the rest is refused."""
+    with (_CORPUS / "INDEX.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    refused, whole = [], []
+    for number, row in enumerate(rows):
+        name = _BACKENDS[row["kind"].partition("_")[0]]
+        importer = registry.get(name).importing
+        assert importer is not None
+        try:
+            pieces = importer().pieces(_CORPUS / row["file"], row["kind"])
+        except InputError:
+            refused.append(row["file"])
+            continue
+        found = imported(name, *pieces)
+        whole += [row["file"]] * any("texts are kept as they are" in note for note in found.notes)
+        if number % 20 == 0:  # the disk adds little to what `imported` proves by itself
+            rendered = back(tmp_path / str(number), found)
+            wanted = registry.get(name).parse(_target(row["kind"]), pieces[0].text)
+            assert wanted in [
+                registry.get(name).parse(path, text)
+                for path, text in rendered.items()
+                if path.endswith(_target(row["kind"]))
+            ]
+    assert len(rows) == 262
+    assert len(refused) == 13
+    assert whole == []
+
+
+def _target(kind: str) -> str:
+    return {
+        "tfs_model_config": "model_config.pbtxt", "tfs_batching": "batching_parameters.pbtxt",
+        "tfs_monitoring": "monitoring.pbtxt", "ts_config_properties": "config.properties",
+        "ts_model_config": "model-config.yaml", "ts_manifest": "MANIFEST.json",
+    }[kind]  # fmt: skip
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NAMES = st.sampled_from(["a", "A", "b", "b-2", "model", "a/b", "", "ü", "$x"]) | TEXT
+NUMBERS = st.sampled_from([0, 1, 2, 3, 8, 100, 2**31, 2**62, -1]) | st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def model_configs(draw: st.DrawFn) -> Any:
+    """Draw a ModelServerConfig of whatever the grammar allows."""
+    message = protos.ModelServerConfig()
+    message.model_config_list.SetInParent()
+    for _ in range(draw(st.integers(0, 4))):
+        model = message.model_config_list.config.add(
+            name=draw(NAMES), base_path=draw(st.sampled_from(["/models/a", "gs://b/c", "", "rel", "/a/"]) | TEXT),
+            model_platform=draw(st.sampled_from(["tensorflow", "", "other"])),
+            version_labels=draw(st.dictionaries(st.sampled_from(["stable", "canary", "a/b", ""]), NUMBERS, max_size=2)),
+        )  # fmt: skip
+        policy = draw(st.sampled_from(["", "latest", "all", "specific"]))
+        if policy == "latest":
+            model.model_version_policy.latest.num_versions = draw(st.integers(0, 2**32 - 1))
+        elif policy == "all":
+            model.model_version_policy.all.SetInParent()
+        elif policy == "specific":
+            model.model_version_policy.specific.SetInParent()
+            model.model_version_policy.specific.versions.extend(draw(st.lists(NUMBERS, max_size=3)))
+        if draw(st.booleans()):
+            model.logging_config.sampling_config.sampling_rate = draw(st.floats(allow_nan=False))
+            model.logging_config.log_collector_config.filename_prefix = draw(TEXT)
+    return message
+
+
+@st.composite
+def batchings(draw: st.DrawFn) -> Any:
+    """Draw BatchingParameters, sensible and not."""
+    message = protos.BatchingParameters()
+    for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads",
+                 "max_execution_batch_size"):  # fmt: skip
+        if draw(st.booleans()):
+            getattr(message, name).value = draw(NUMBERS)
+    message.allowed_batch_sizes.extend(draw(st.lists(NUMBERS, max_size=3)))
+    if draw(st.booleans()):
+        message.enable_large_batch_splitting.value = draw(st.booleans())
+        message.thread_pool_name.value = draw(TEXT)
+        message.pad_variable_length_inputs = draw(st.booleans())
+    return message
+
+
+@made_up
+@given(
+    models=model_configs() | st.none(), batching=batchings() | st.none(), metrics=st.booleans() | st.none(), path=TEXT
+)
+def test_made_up_configs_of_tensorflow_serving_come_back(models: Any, batching: Any, metrics: Any, path: str) -> None:
+    """Any config that the grammar allows, with batching and monitoring beside it: nothing is lost or added."""
+    monitoring = (
+        None if metrics is None else protos.MonitoringConfig(prometheus_config={"enable": metrics, "path": path})
+    )
+    found = [("tfs_model_config", models), ("tfs_batching", batching), ("tfs_monitoring", monitoring)]
+    pieces = [
+        Piece(kind=kind, path=Path(kind), text=text_format.MessageToString(message))
+        for kind, message in found
+        if message is not None
+    ]
+    imported("tfserving", *pieces)
+
+
+KEYS = st.sampled_from(
+    ["inference_address", "management_address", "load_models", "models", "model_store", "job_queue_size", "unknown key",
+     "number_of_netty_threads", "disable_token_authorization", "enable_model_api", "metrics_mode", "max_request_size",
+     "grpc_inference_port", "cors_allowed_origin", "enable_envvars_config", "vmargs"]
+) | TEXT  # fmt: skip
+VALUES = st.sampled_from(
+    ["true", "True", "false", "0", "8", "http://0.0.0.0:8080", "http://127.0.0.1:9000", "unix:/tmp/x", "ALL",
+     "a.mar,b=c.mar", "a=a.mar", "$$HOME$$", '{"m": {"1.0": {"batchSize": 4, "minWorkers": 2, "maxWorkers": 2}}}', "{"]
+) | TEXT  # fmt: skip
+
+
+@made_up
+@given(entries=st.dictionaries(KEYS, VALUES, max_size=10), seed=st.text("# \nab", max_size=10))
+def test_made_up_properties_come_back(entries: dict[str, str], seed: str) -> None:
+    """Any Java properties file, of keys known and unknown."""
+    text = "".join(f"{properties.escape_key(key)}={properties.escape_value(value)}\n" for key, value in entries.items())
+    text = "".join(f"#{line}\n" for line in seed.splitlines()) + text
+    imported("torchserve", Piece(kind="ts_config_properties", path=Path("config.properties"), text=text))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+YAML_KEYS = st.sampled_from(
+    ["minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "jobQueueSize", "responseTimeout", "deviceType",
+     "deviceIds", "parallelType", "handler", "servewright", "torchrun"]
+) | TEXT  # fmt: skip
+YAML_VALUES = st.sampled_from([0, 1, 2, 8, 200, 1000, "gpu", "cpu", [0], [0, 1], "8", 1.5]) | JSON
+
+
+MANIFEST_KEYS = st.sampled_from(["modelName", "modelVersion", "handler", "serializedFile", "requirementsFile"]) | TEXT
+
+
+@made_up
+@given(
+    config=st.dictionaries(YAML_KEYS, YAML_VALUES, max_size=6),
+    model=st.dictionaries(MANIFEST_KEYS, JSON, max_size=5),
+    top=st.dictionaries(st.sampled_from(["runtime", "createdOn"]) | TEXT, JSON, max_size=3),
+)
+def test_made_up_archives_come_back(config: dict[str, Any], model: dict[str, Any], top: dict[str, Any]) -> None:
+    """Any model-config.yaml and any manifest, whatever is in them."""
+    written = yaml.safe_dump(config, allow_unicode=True)
+    imported(
+        "torchserve",
+        Piece(kind="ts_model_config", path=Path("m/model-config.yaml"), text=written),
+        Piece(kind="ts_manifest", path=Path("m/MANIFEST.json"), text=json.dumps({**top, "model": model})),
+    )
+
+
+@made_up
+@given(values=st.dictionaries(TEXT, JSON.filter(printable), max_size=5))
+def test_printed_values_are_read_as_they_were(values: dict[str, Any]) -> None:
+    """What specs are written in holds every text and number, and means the same to the strict reader."""
+    assert yamltext.parse(("\n".join(lines(values)) or "{}").encode(), file="x").value == values
+
+
+class TestServers:
+    """Whole folders of configs, as they lie about."""
+
+    def test_of_torchserve_become_one_fleet(self, tmp_path: Path, cli: Cli) -> None:
+        """The server's config, its archives and the spec's own words come together by the names of the archives."""
+        config(
+            tmp_path, "serve/config.properties",
+            "# the team's server\ninference_address=http://127.0.0.1:9080\nload_models=tiny=tiny_v2.mar\n"
+            "number_of_netty_threads=8\njob_queue_size=50\nmetrics_format=old\n",
+        )  # fmt: skip
+        manifest = {"runtime": "python", "model": {"modelName": "tiny", "modelVersion": "2.1", "handler": "h.py",
+                    "configFile": "model-config.yaml"}}  # fmt: skip
+        with zipfile.ZipFile(tmp_path / "serve" / "tiny_v2.mar", "w") as archive:
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+            archive.writestr(
+                "model-config.yaml", "minWorkers: 2  # two\nmaxWorkers: 2\nbatchSize: 4\nmaxBatchDelay: 20\n"
+            )
+            archive.writestr("h.py", "def handle(data, context): return data\n")
+        code, out, err = cli("import", tmp_path / "serve", "-o", tmp_path / "fleet", "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["fleets"][0]["models"] == ["tiny"]
+        fleet = pipeline.load(tmp_path / "fleet" / "fleet.yaml")
+        spec = fleet.models[0].spec
+        assert (spec.version, spec.workers, spec.batching.max_size, spec.batching.max_delay) == ("2.1", 2, 4, 20_000)
+        assert (fleet.server.threads, fleet.server.ports.http) == (8, 9080)
+        assert "# config.properties: the team's server" in (tmp_path / "fleet" / "fleet.yaml").read_text()
+        assert "# model-config.yaml: minWorkers: 2 # two" in (tmp_path / "fleet" / "specs" / "tiny.yaml").read_text()
+        rendered = render(fleet, registry.get("torchserve"))
+        assert properties.parse(rendered["config.properties"]) == properties.parse(
+            (tmp_path / "serve" / "config.properties").read_text()
+        )
+        assert texts.parse("MANIFEST.json", rendered["tiny/MANIFEST.json"]) == manifest
+
+    def test_of_tensorflow_serving_become_one_fleet(self, tmp_path: Path, cli: Cli) -> None:
+        """Models, batching and monitoring in three files; comments stay beside their model."""
+        config(
+            tmp_path, "models.config",
+            "# all models\nmodel_config_list: {\n  # the old one\n  config: {name: 'a', base_path: 'gs://b/a/', "
+            "model_platform: 'tensorflow', version_labels {key: 'stable' value: 3}},\n"
+            "  config { name: 'b' base_path: '/m/b' model_platform: 'tensorflow' } # new\n}\n",
+        )  # fmt: skip
+        config(tmp_path, "batching.config", "max_batch_size { value: 16 }\nbatch_timeout_micros { value: 500 }\n")
+        config(tmp_path, "monitoring.config", "prometheus_config { enable: true, path: '/metrics' }\n")
+        code, out, err = cli("import", tmp_path, "-o", tmp_path / "out")
+        assert (code, err) == (0, "")
+        assert "2 models for tfserving" in out
+        fleet = pipeline.load(tmp_path / "out" / "fleet.yaml")
+        assert [document.spec.batching.max_size for document in fleet.models] == [16, 16]
+        assert fleet.models[0].spec.versions.labels == {"stable": 3}
+        assert "# the old one" in (tmp_path / "out" / "specs" / "a.yaml").read_text()
+        assert "# new" in (tmp_path / "out" / "specs" / "b.yaml").read_text()
+        assert "# model_config.pbtxt: all models" in (tmp_path / "out" / "fleet.yaml").read_text()
+
+    def test_are_never_overwritten(self, tmp_path: Path, cli: Cli) -> None:
+        """A fleet that is there already may have been edited."""
+        config(tmp_path, "monitoring.config", "prometheus_config { enable: true }\n")
+        assert cli("import", tmp_path / "monitoring.config", "-o", tmp_path / "out")[0] == 0
+        code, _, err = cli("import", tmp_path / "monitoring.config", "-o", tmp_path / "out")
+        assert code == 2
+        assert "is there already; choose another folder" in err
+
+    @pytest.mark.parametrize(
+        ("name", "text", "said"),
+        [
+            ("models.config", "model_config_list { config { nme: 'a' } }", "models.config:1: .*nme.*servewright lint"),
+            (
+                "config.properties",
+                "model_store=/m\nload_models=\\u12",
+                "config.properties cannot be read: .*four hexadecimal",
+            ),
+            ("model-config.yaml", "minWorkers: [\nbatchSize: 1", "model-config.yaml cannot be read"),
+            ("MANIFEST.json", '{"model": ', "MANIFEST.json cannot be read"),
+            ("notes.txt", "nothing of a server", "no config of a model server in"),
+        ],
+    )
+    def test_that_are_broken_are_named(self, tmp_path: Path, cli: Cli, name: str, text: str, said: str) -> None:
+        """What the server could not read either is an error with its place, and nothing is written."""
+        import re
+
+        code, _, err = cli("import", config(tmp_path, name, text), "-o", tmp_path / "out")
+        assert code == 2
+        assert re.search(said, err)
+        assert not (tmp_path / "out").exists()
+
+    def test_come_one_at_a_time(self, tmp_path: Path, cli: Cli) -> None:
+        """Two configs of one kind are two servers."""
+        for name in ("a", "b"):
+            config(tmp_path, f"{name}/config.properties", "model_store=/m\n")
+        code, _, err = cli("import", tmp_path, "-o", tmp_path / "out")
+        assert code == 2
+        assert "are both config.properties; import one at a time" in err
+
+    def test_of_both_kinds_get_folders(self, tmp_path: Path, cli: Cli) -> None:
+        """A folder with both servers' configs becomes two fleets."""
+        config(tmp_path, "in/config.properties", "model_store=/m\nload_models=a.mar\n")
+        config(tmp_path, "in/models.config", "model_config_list {}\n")
+        assert cli("import", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+        assert (tmp_path / "out" / "torchserve" / "fleet.yaml").exists()
+        assert (tmp_path / "out" / "tfserving" / "fleet.yaml").exists()
+
+    def test_cannot_be_packaged_without_their_models(self, tmp_path: Path, cli: Cli) -> None:
+        """A deployed model's files lie elsewhere: configs alone can be made of it."""
+        config(tmp_path, "config.properties", "model_store=/m\nload_models=a.mar\n")
+        assert cli("import", tmp_path / "config.properties", "-o", tmp_path / "out")[0] == 0
+        code, _, err = cli("package", tmp_path / "out" / "fleet.yaml", "-b", "torchserve", "-o", tmp_path / "dist")
+        assert code == 2
+        assert "the model lies with its server, and none of it here" in err
+
+    def test_live_want_to_be_named(self, tmp_path: Path, cli: Cli) -> None:
+        """TensorFlow Serving tells no config, and an address alone does not say what answers."""
+        code, _, err = cli("import", "--live", "http://127.0.0.1:1", "-o", tmp_path / "out")
+        assert code == 2
+        assert "add --backend" in err
+        code, _, err = cli("import", "--live", "http://127.0.0.1:1", "-b", "tfserving", "-o", tmp_path / "out")
+        assert code == 2
+        assert "has no call that tells its config; give it too: --config" in err
+        code, _, err = cli("import", "--live", "http://127.0.0.1:1", "-b", "torchserve", "-o", tmp_path / "out")
+        assert code == 4
