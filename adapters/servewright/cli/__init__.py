@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import keyword
 import os
 import signal
 import sys
@@ -37,9 +38,11 @@ COMMANDS: Final[Mapping[str, str]] = {
     "rollout": "Move running servers to a new version: canary, probe, promote.",
     "rollback": "Take a rollout back.",
     "tune": "Find the batching settings that serve a load best, and write them.",
-    "report": "Write what a tuning study found, as a page or a text.",
     "plan": "Say how many replicas a rate needs, from a study.",
+    "report": "Write what a tuning study found, as a page or a text.",
     "lint": "Check configs, archives and commands that are there already.",
+    "import": "Make specs of configs that exist, or of what a server tells.",
+    "diff": "Compare a spec with what a live server has.",
     "verify-archive": "Prove model archives safe, without unpacking them.",
     "sign": "Sign archives and artifacts with a key of your own.",
     "doctor": "Say what this machine can run, and what is missing.",
@@ -58,7 +61,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = cmd_name.replace("-", "_")
+        module = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
         command = importlib.import_module(f"servewright.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
