@@ -202,6 +202,11 @@ def _y_ticks(scale: Scale) -> tuple[Tick, ...]:
     return tuple(Tick(at=scale(value), text=exact(value)) for value in scale.ticks)
 
 
+def _titled(unit: str, scale: Scale) -> str:
+    """Return an axis's title; a logarithmic one says so."""
+    return f"{unit} (log)" if scale.log else unit
+
+
 def _plane(
     size: Size, xs: Iterable[float], ys: Iterable[float], *, height: float | None = None
 ) -> tuple[Scale, Scale, float]:
@@ -280,7 +285,7 @@ def _frontier(study: Study, size: Size) -> Chart | None:
     return Chart(
         key="frontier", title=f"{name} by rate", says=said, size=size, left=left, right=right, top=_TOP,
         bottom=size.height - _BOTTOM, x_ticks=_x_ticks(x), y_ticks=_y_ticks(y),
-        x_title="good answers per second" + (" (log)" if x.log else ""), y_title=f"{name}, ms" + (" (log)" if y.log else ""),
+        x_title=_titled("good answers per second", x), y_title=_titled(f"{name}, ms", y),
         lines=tuple(lines),
         marks=tuple(sorted(marks, key=lambda mark: mark.x)), labels=tuple(labels),
         legend=_legend(marks, tuned=findings.called(study)),
@@ -335,7 +340,7 @@ def _rows(
     return Chart(
         key=key, title=title, says=said, size=Size(size.name, size.width, height), left=left, right=size.width - _RIGHT,
         top=_LITTLE, bottom=height - _BOTTOM, x_ticks=_x_ticks(x), y_ticks=tuple(ticks),
-        x_title=unit + (" (log)" if x.log else ""), y_title="", lines=tuple(lines), marks=tuple(marks), legend=legend,
+        x_title=_titled(unit, x), y_title="", lines=tuple(lines), marks=tuple(marks), legend=legend,
     )  # fmt: skip
 
 
@@ -480,7 +485,7 @@ def _tried(study: Study, size: Size) -> Chart | None:
         key="tried", title="What was tried, in order", says=f"{count} measurements in the order of their making.",
         size=size, left=left, right=right, top=_TOP, bottom=size.height - _BOTTOM, x_ticks=ticks,
         y_ticks=_y_ticks(y), x_title="measurement",
-        y_title=("good answers per second" if by_rate else "p99, ms") + (" (log)" if y.log else ""),
+        y_title=_titled("good answers per second" if by_rate else "p99, ms", y),
         lines=tuple(lines), marks=tuple(marks),
         labels=tuple(labels), legend=_legend(marks),
     )  # fmt: skip
