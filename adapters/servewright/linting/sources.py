@@ -30,6 +30,11 @@ class Source:
         """The end of the name, in small letters, with its dot."""
         return Path(self.filename).suffix.lower()
 
+    @property
+    def lines(self) -> int:
+        """How many lines there are; an end of line at the end begins another, empty one."""
+        return len(self._line_starts())
+
     def place(self, offset: int) -> tuple[int, int]:
         """Return the line and the column, counted from 1, of a character."""
         starts = self._line_starts()

@@ -6,6 +6,7 @@ read it. `yamltext` is the strict reader of our own specs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -80,6 +81,11 @@ def documents(text: str) -> list[Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = ", ".join(part for part in (error.context, error.problem) if part)
+        if mark and mark.index >= len(text):  # libyaml names a line behind the last where a text ends too early
+            before = text.rstrip("\r\n")
+            start = max(before.rfind("\n"), before.rfind("\r")) + 1
+            line = len(re.findall(r"\r\n|\r|\n", before)) + 1
+            raise PlacedYamlError(reason, line, len(before) - start + 1) from error
         raise PlacedYamlError(reason, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1) from error
     except yaml.reader.ReaderError as error:
         at = int(error.position) if isinstance(error.position, int) else 0

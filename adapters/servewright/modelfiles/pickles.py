@@ -12,6 +12,7 @@ import io
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,11 @@ _PLAIN_PATTERN = re.compile(
 )
 _COMMANDS = re.compile(r"(os|posix|nt|subprocess|pty|shutil|socket|ctypes|runpy|importlib|sys|code|webbrowser)\b")
 _EVALUATES = re.compile(r"(builtins|__builtin__)\.(eval|exec|execfile|compile|__import__|open|getattr|setattr)\b")
-_FORMAT_ERRORS = (ValueError, IndexError, KeyError, OverflowError, UnicodeError, AttributeError, MemoryError)
+# The last three: a zip with a method, a password or packed bytes that Python cannot read.
+_FORMAT_ERRORS = (
+    ValueError, IndexError, KeyError, OverflowError, UnicodeError, AttributeError, MemoryError, NotImplementedError,
+    RuntimeError, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ _TOKEN: Final = re.compile(
 )
 _INTEGER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _MOST_DEPTH: Final = 100
+_MOST_DIGITS: Final = 400
 _RANGES: Final = {
     "int32": (-(2**31), 2**31 - 1),
     "int64": (-(2**63), 2**63 - 1),
@@ -31,6 +32,10 @@ _RANGES: Final = {
     "uint64": (0, 2**64 - 1),
 }
 _ESCAPE: Final = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S)
+# What the server's tokenizer takes after a backslash; Python's lets more pass.
+_GOOD_ESCAPE: Final = re.compile(
+    r"""\\(?:[abfnrtv\\?'"]|[0-7]|[xX][0-9a-fA-F]|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})"""
+)
 _SIMPLE: Final = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
 
@@ -351,6 +356,10 @@ class _Reader:
         while self._token.kind == "string":
             token = self._next()
             self._last_end = token.end
+            if wrong := next((found for found in _ESCAPE.finditer(token.text) if not _is_good(found)), None):
+                place = replace(token, start=token.start + wrong.start())
+                message = f"Invalid escape sequence in string literal: {wrong[0]!r}."
+                self._note("value", place, message, name=known.name, parent=_parent(known))
             parts.append(_ESCAPE.sub(_unescaped, token.text[1:-1]))
         return "".join(parts)
 
@@ -447,8 +456,13 @@ def _enumeration(field: FieldDescriptor) -> EnumDescriptor:
 def _integer(text: str) -> int:
     if text[:2] in ("0x", "0X"):
         return int(text, 16)
-    # A leading zero means octal, as in C; the tokenizer has complained of other digits.
-    return int(text, 8) if text.startswith("0") and set(text) <= set("01234567") else int(text)
+    # A leading zero means octal, as in C; the tokenizer has complained of other digits. Python refuses to read thousands
+    # of digits; hundreds are beyond every range as well.
+    return int(text, 8) if text.startswith("0") and set(text) <= set("01234567") else int(text[:_MOST_DIGITS])
+
+
+def _is_good(found: re.Match[str]) -> bool:
+    return _GOOD_ESCAPE.match(found[0]) is not None
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -109,6 +109,8 @@ def _value_remedy(flaw: Flaw) -> str:
         return f"write {flaw.name} {{ value: N }}"
     if 'Expected ":"' in flaw.message:
         return f"write {flaw.name}: VALUE"
+    if "escape sequence" in flaw.message:
+        return "write \\\\ for a backslash"
     if "Expected string" in flaw.message:
         return "put the text in quotes"
     return ""
@@ -191,7 +193,7 @@ def check_folder(source: Source, at: int, folder: Path) -> Found:
     """Check the versions below a base path, where this machine has it."""
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    except OSError:
+    except (OSError, ValueError):  # no such path, or none that any file system has
         return
     versions: dict[int, str] = {}
     for name in names:

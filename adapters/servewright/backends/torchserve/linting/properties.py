@@ -246,15 +246,14 @@ def _mark_cut_json(source: Source, entry: Entry, broken: set[int]) -> None:
     """Count the braces of a JSON that was cut off at the end of its line: its other lines are no keys."""
     if entry.value.count("{") <= entry.value.count("}"):
         return
-    depth, line = 0, entry.line
-    while source.line(line) or source.offset(line + 1) < len(source.text):
+    depth = 0
+    for line in range(entry.line, source.lines + 1):
         text = source.line(line)
         depth += text.count("{") - text.count("}")
         if line != entry.line:
             broken.add(line)
         if depth <= 0:
             return
-        line += 1
 
 
 def _settings(
@@ -350,14 +349,18 @@ def _store(source: Source, seen: Mapping[str, Entry]) -> Found:
     if not text.startswith("/") and "$$" not in text:
         yield rules.RELATIVE_STORE.on(source.name, store.line, 1, repr(text))
     folder = Path(text) if text.startswith("/") else source.path.parent / text
-    if not folder.is_dir() or folder == Path("/"):
+    try:
+        paths = sorted(folder.iterdir()) if folder.is_dir() and folder != Path("/") else []
+    except (OSError, ValueError):  # no such path, or none that any file system has
+        return
+    if not paths:
         return
     load = seen["load_models"].value.strip() if "load_models" in seen else ""
     for part in load.split(",") if load.lower() != "all" else ():
         name = part.rpartition("=")[2].strip()
-        if name and "/" not in name and ":" not in name and not (folder / name).exists():
+        if name and "/" not in name and ":" not in name and name not in {path.name for path in paths}:
             yield rules.MISSING_ARCHIVE.on(source.name, seen["load_models"].line, 1, name)
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         if path.suffix == ".mar" and path.is_file():
             yield Follow(path=path, kind="mar")
 
