@@ -25,7 +25,7 @@ class Predictor(prediction_service_pb2_grpc.PredictionServiceServicer):  # type:
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002  (gRPC's name)
         """Run the signature once."""
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        response = predict_pb2.PredictResponse()
+        response: Any = predict_pb2.PredictResponse()  # pyright: ignore[reportAttributeAccessIssue]
         for name, value in self._signature(**inputs).items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
         response.model_spec.name = request.model_spec.name

@@ -56,7 +56,7 @@ def same_message(ours: Any, theirs: Any, approx: float | None = None) -> bool:
         )
     if isinstance(ours, float) or isinstance(theirs, float):
         try:
-            one, other = float(ours), float(theirs)
+            one, other = float(str(ours)), float(str(theirs))
         except (TypeError, ValueError):
             return False
         if math.isnan(one) or math.isnan(other):

@@ -57,7 +57,7 @@ class Asker:
 
     def _plain(self, path: str, data: bytes, raw: Mapping[str, Any]) -> dict[str, Any]:
         call = self.channel.unary_unary(path)
-        metadata = [tuple(pair) for pair in raw.get("metadata") or ()]
+        metadata = tuple((str(name), str(value)) for name, value in raw.get("metadata") or ())
         try:
             answer = call(data, timeout=raw.get("deadline_s", 15), metadata=metadata or None)
         except grpc.RpcError as error:
