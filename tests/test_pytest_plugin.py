@@ -199,6 +199,27 @@ class TestServers:
         )
 
 
+class TestFailedStarts:
+    """Servers that do not come up."""
+
+    def test_are_not_tried_again(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every test that wants the server says why it is not there; it was started once, and nothing is left."""
+        starts, binary = project.temporary / "starts", project.temporary / "tensorflow_model_server"
+        binary.write_text(f"#!/bin/sh\necho one >> {starts}\necho 'no such luck'\nexit 7\n")
+        binary.chmod(0o755)
+        monkeypatch.setenv("SERVEWRIGHT_TENSORFLOW_MODEL_SERVER", str(binary))
+        done = project.run(
+            "@pytest.mark.parametrize('number', [1, 2])\n"
+            "def test_it(serving, number):\n"
+            "    serving('half.yaml', runtime='process')\n"
+        )
+        done.assert_outcomes(failed=2)
+        said = ["E *LaunchError: *ended before it was ready: it exited with code 7", "E *| no such luck"]
+        done.stdout.fnmatch_lines([*said, *said])
+        assert starts.read_text() == "one\n"
+        assert project.left() == []
+
+
 class TestAbsentRuntimes:
     """Where a machine cannot run what a test asks for."""
 
