@@ -14,6 +14,9 @@ endif
 ifneq ($(wildcard ../shared/corpus),)
 export SERVEWRIGHT_CORPUS ?= $(abspath ../shared/corpus)
 endif
+ifneq ($(wildcard ../shared/article-configs),)
+export SERVEWRIGHT_ARTICLE_CONFIGS ?= $(abspath ../shared/article-configs)
+endif
 
 .PHONY: help demo test unit lint types wheel-test integration conformance bench clean setup
 

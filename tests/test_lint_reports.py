@@ -20,7 +20,8 @@ from servewright.linting.walking import Wishes
 
 _BAD = "model_config_list {\n  config { name: 'm' base_path: 'models/m' model_type: TENSORFLOW }\n}\n"
 _GOOD = "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' } }\n"
-# The article's files, word for word.
+_ARTICLE = Path(os.environ.get("SERVEWRIGHT_ARTICLE_CONFIGS", "/nonexistent"))
+# The article's files, word for word; the variable names the folder of the originals.
 _ARTICLE_JSON = {
     "model_name": "resnet50", "batch_size": 32, "max_batch_delay": 100, "preload_model": True, "gpu": True,
     "cuda_device": 0, "workers_per_model": 4, "max_workers": 8, "min_workers": 2,
@@ -306,9 +307,13 @@ class TestRelease:
 class TestArticle:
     """The configs of the article that the project grew out of."""
 
-    @pytest.fixture
-    def found(self, tmp_path: Path) -> list[tuple[str, str]]:
+    @pytest.fixture(params=["copied", "original"])
+    def found(self, request: pytest.FixtureRequest, tmp_path: Path) -> list[tuple[str, str]]:
         """Return (what, remedy) of each finding in the article's three files."""
+        if request.param == "original":
+            if not _ARTICLE.is_dir():
+                pytest.skip("SERVEWRIGHT_ARTICLE_CONFIGS names no folder")
+            return [(finding.what, finding.remedy) for finding in walking.lint([_ARTICLE]).findings]
         (tmp_path / "model_config.json").write_text(json.dumps(_ARTICLE_JSON, indent=2))
         (tmp_path / "model_config.pbtxt").write_text(_ARTICLE_PBTXT)
         (tmp_path / "start.txt").write_text(_ARTICLE_START)
