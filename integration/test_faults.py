@@ -8,19 +8,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from integration.conftest import MakeImage, Models
+from integration.conftest import MakeImage, Models, Need
 from integration.sandbox import Sandbox, wait_for
 from servewright import engine, launching, pipeline, processes, registry, runs
 from servewright.local import LocalLauncher
 
-Need = Callable[[str, str], None]
 KILLS = int(os.environ.get("SERVEWRIGHT_KILLS", "10"))
 # The engine that `engine.sh run` started for these tests alone, which may be stopped and started again.
 ENGINE_PID = os.environ.get("SERVEWRIGHT_ENGINE_PID_FILE")

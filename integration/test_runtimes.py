@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from integration.conftest import KERAS, Models
-from integration.sandbox import Sandbox
+from integration.conftest import KERAS, Models, Need, require
+from integration.sandbox import Sandbox, sandbox
 
 RUNTIMES = ("process", "embedded", "docker")
-Need = Callable[[str, str], None]
-BATCHED = "batching: {max_size: 16, max_delay: 5ms, allowed_sizes: [4, 16], queue: 256, threads: 2}\n"
+BATCHED = (
+    "batching: {max_size: 16, max_delay: 5ms, allowed_sizes: [4, 16], queue: 256, threads: 2}\nthreads: {intra_op: 1}\n"
+)
 FORMATS = ("torchscript", "exported_program", "saved_model")
 
 
@@ -22,47 +26,62 @@ def backend_of(model_format: str) -> str:
     return "tfserving" if model_format in KERAS else "torchserve"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What one run of `verify` returned, reported and left."""
+
+    code: int
+    said: str
+    report: dict[str, Any]
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def verified(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Verified]:
+    """Return what runs `verify` for a format and a runtime, once."""
+
+    @cache
+    def verified(model_format: str, runtime: str) -> Verified:
+        require(backend_of(model_format), runtime)
+        folder = tmp_path_factory.mktemp(f"{model_format}-{runtime}")
+        spec = models.spec(folder / "digits.yaml", model_format, extra=BATCHED)
+        with sandbox() as box:
+            done = box.run("verify", str(spec), "--runtime", runtime, "--json", str(folder / "report.json"))
+            assert (folder / "report.json").exists(), done.stderr
+            report = json.loads((folder / "report.json").read_text())
+            return Verified(code=done.returncode, said=done.stdout + done.stderr, report=report, left=box.left())
+
+    return verified
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("model_format", FORMATS)
-def test_verify_passes(
-    model_format: str, runtime: str, models: Models, tmp_path: Path, box: Sandbox, need: Need
-) -> None:
+def test_verify_passes(model_format: str, runtime: str, verified: Callable[[str, str], Verified]) -> None:
     """`verify` passes, makes every check that has to do with answers, names the image, and leaves nothing."""
-    backend = backend_of(model_format)
-    if (backend, runtime) == ("torchserve", "embedded"):
+    if (backend_of(model_format), runtime) == ("torchserve", "embedded"):
         pytest.skip("the same as process: TorchServe has no stand-in")
-    need(backend, runtime)
-    spec = models.spec(tmp_path / "digits.yaml", model_format, extra=BATCHED)
-    done = box.run("verify", str(spec), "--runtime", runtime, "--json", str(tmp_path / "report.json"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
-    passed = {check["name"] for check in report["checks"] if check["status"] == "pass"}
+    found = verified(model_format, runtime)
+    assert found.code == 0, found.said
+    passed = {check["name"] for check in found.report["checks"] if check["status"] == "pass"}
     for transport in ("http", "grpc"):
         assert {f"golden[0] over {transport}", f"parity over {transport}", f"batching by value over {transport}"} <= (
             passed
         )
-    assert report["runtime"] == runtime
-    assert report["artifacts"].get("image_id", "").startswith("sha256:") is (runtime == "docker")
-    assert box.left() == []
+    assert found.report["runtime"] == runtime
+    assert found.report["artifacts"].get("image_id", "").startswith("sha256:") is (runtime == "docker")
+    assert found.left == []
 
 
-@pytest.mark.parametrize("model_format", ["torchscript", "saved_model"])
-def test_the_same_checks_everywhere(
-    model_format: str, models: Models, tmp_path: Path, box: Sandbox, need: Need
-) -> None:
+@pytest.mark.parametrize("model_format", FORMATS)
+def test_the_same_checks_everywhere(model_format: str, verified: Callable[[str, str], Verified]) -> None:
     """A container is checked as thoroughly as a local server: the same checks, with the same results."""
-    backend = backend_of(model_format)
-    local = "process" if backend == "torchserve" else "embedded"
-    need(backend, local)
-    need(backend, "docker")
-    spec = models.spec(tmp_path / "digits.yaml", model_format, extra=BATCHED + "threads: {intra_op: 1}\n")
-    found = {}
-    for runtime in (local, "docker"):
-        box.run("verify", str(spec), "--runtime", runtime, "--json", str(tmp_path / f"{runtime}.json"))
-        report = json.loads((tmp_path / f"{runtime}.json").read_text())
-        # What a server calls itself may differ between an image and what is installed here.
-        found[runtime] = [(check["name"], check["status"]) for check in report["checks"]]
-    assert found["docker"] == found[local]
+    local = "process" if backend_of(model_format) == "torchserve" else "embedded"
+    # What a server calls itself may differ between an image and what is installed here.
+    there, here = (
+        [(check["name"], check["status"]) for check in verified(model_format, runtime).report["checks"]]
+        for runtime in ("docker", local)
+    )
+    assert there == here
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
