@@ -916,7 +916,7 @@ def test_two_files_of_one_name_in_an_archive(workshop: Workshop, cli: Cli) -> No
 # -- the same, as users run it ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["deep lists", "an alias bomb", "NUL bytes", "seventeen megabytes"])
+@pytest.mark.parametrize("name", ["deep lists", "an alias bomb", "NUL bytes", "more than 32 MiB"])
 def test_processes_end_with_a_line_and_not_with_a_signal(workshop: Workshop, name: str) -> None:
     """A process of its own, for what could kill it."""
     content, said = TEXTS[name]

@@ -6,6 +6,7 @@ SERVEWRIGHT_IMPORT_EXAMPLES sets how many made-up configs each property is tried
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import zipfile
@@ -22,12 +23,13 @@ from servewright import fleetfile, importing, pipeline, registry, yamltext
 from servewright.backends.tfserving import protos
 from servewright.backends.torchserve import properties, texts
 from servewright.errors import InputError
-from servewright.importing import Imported, Piece
+from servewright.importing import Imported, Importer, Piece
 from servewright.rendering import render
 from servewright.yamlprinting import lines, printable
 
 if TYPE_CHECKING:
     from conftest import Cli
+    from servewright.backend import Backend
 
 _CORPUS = Path(os.environ.get("SERVEWRIGHT_CORPUS", "/nonexistent"))
 _EXAMPLES = int(os.environ.get("SERVEWRIGHT_IMPORT_EXAMPLES", "20"))
@@ -35,12 +37,22 @@ _BACKENDS = {"tfs": "tfserving", "ts": "torchserve"}
 made_up = settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
-def imported(backend: str, *pieces: Piece) -> Imported:
-    """Draft and print; what does not come back raises."""
+@functools.cache
+def taker(backend: str) -> Importer:
     importer = registry.get(backend).importing
     assert importer is not None
-    draft = importer().draft(pieces)
-    return importing.imported(draft, registry.get(backend), name="f", sources=["x"])
+    return importer()
+
+
+@functools.cache
+def backend_of(name: str) -> Backend:
+    """Return a backend; looking for it among all installed packages takes longer than an import."""
+    return registry.get(name)
+
+
+def imported(backend: str, *pieces: Piece) -> Imported:
+    """Draft and print; what does not come back raises."""
+    return importing.imported(taker(backend).draft(pieces), backend_of(backend), name="f", sources=["x"])
 
 
 def back(folder: Path, found: Imported) -> dict[str, str]:
@@ -67,10 +79,8 @@ def test_every_file_of_the_corpus_that_parses_comes_back(tmp_path: Path) -> None
     refused, whole = [], []
     for number, row in enumerate(rows):
         name = _BACKENDS[row["kind"].partition("_")[0]]
-        importer = registry.get(name).importing
-        assert importer is not None
         try:
-            pieces = importer().pieces(_CORPUS / row["file"], row["kind"])
+            pieces = taker(name).pieces(_CORPUS / row["file"], row["kind"])
         except InputError:
             refused.append(row["file"])
             continue

@@ -87,9 +87,13 @@ class Options(Part):
     files: dict[str, str] = Field(default_factory=dict)
 
 
+_NONE: Final = Options()
+
+
 def options(spec: ModelSpec) -> Options:
     """Return the spec's settings for this server; rendering checked them."""
-    return Options.model_validate(spec.options.get(NAME, {}))
+    given = spec.options.get(NAME)
+    return Options.model_validate(given) if given else _NONE
 
 
 def session_message(fields: Mapping[str, Any]) -> Any:
