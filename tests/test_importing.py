@@ -282,6 +282,17 @@ class TestServers:
         assert "# new" in (tmp_path / "out" / "specs" / "b.yaml").read_text()
         assert "# model_config.pbtxt: all models" in (tmp_path / "out" / "fleet.yaml").read_text()
 
+    def test_tell_what_to_mind(self, tmp_path: Path, cli: Cli) -> None:
+        """Settings of models that stay in the server's config win over the specs; a secret is copied."""
+        models = '{"m": {"1.0": {"batchSize": 4, "maxBatchDelay": 7, "minWorkers": 3, "maxWorkers": 3}}}'
+        path = config(tmp_path, "config.properties", f"keystore_pass=x\nload_models=m.mar\nmodels={models}\n")
+        code, out, _ = cli("import", path, "-o", tmp_path / "out")
+        assert code == 0
+        assert "note: models of " in out
+        assert "note: keystore_pass of " in out
+        spec = pipeline.load(tmp_path / "out" / "fleet.yaml").models[0].spec
+        assert (spec.workers, spec.batching.max_size, spec.batching.max_delay) == (3, 4, 7000)
+
     def test_are_never_overwritten(self, tmp_path: Path, cli: Cli) -> None:
         """A fleet that is there already may have been edited."""
         config(tmp_path, "monitoring.config", "prometheus_config { enable: true }\n")

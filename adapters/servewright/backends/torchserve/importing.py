@@ -227,12 +227,21 @@ def _drafted(models: Sequence[_Model], server: Piece | None, *, words: bool) -> 
         proofs[texts.PROPERTIES] = server
         given = properties.parse(server.text)
         settings_of_server, defaults = _server(given) if words else ({}, {})
+        notes += _notes(server, given)
         comments_of_server = tuple(f"{texts.PROPERTIES}: {text}" for text in _property_comments(server.text))
     made = Draft(
         entries=tuple(entries), server=settings_of_server, defaults=defaults, comments=comments_of_server,
         notes=tuple(notes), proofs=proofs,
     )  # fmt: skip
     return _patched(made)
+
+
+def _notes(server: Piece, given: Mapping[str, str]) -> Iterator[str]:
+    for key in ("models", "model_snapshot"):
+        if key in given:
+            yield f"{key} of {server.shown} is kept as text, and wins over the specs until it is removed there"
+    if "keystore_pass" in given:
+        yield f"keystore_pass of {server.shown} is a secret, and fleet.yaml has it now too"
 
 
 def _patched(made: Draft) -> Draft:
