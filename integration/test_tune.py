@@ -1,0 +1,205 @@
+"""Tuning real servers within a small budget, and studies that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.conftest import Models
+from servewright import yamltext
+from servewright.cli import run
+from servewright.tuning import study
+
+SMALL = ("--each", "1s", "--rounds", "2", "--concurrency", "8", "--time", "5m")
+KILLS = 20
+# Studies on a simulated server, in the folders that it is told; it says which process each is, and how that ended.
+PROGRAM = """
+import json, os, sys, time
+from pathlib import Path
+import numpy as np
+from servewright.backends.tfserving.simulation import SCHEDULER
+from servewright.simulating import Service, simulate_closed
+from servewright.tuning.journal import NAME, Journal
+from servewright.tuning.recalling import Recalling
+from servewright.tuning.search import search
+from servewright.tuning.study import Goal, Load, Measured, ServiceTime
+
+MS = {1: 1.0, 64: 8.0}
+GRID = [
+    {"max_batch_size": size, "batch_timeout_micros": delay, "num_batch_threads": threads, "max_enqueued_batches": 100}
+    for size in (4, 16, 64) for delay in (0, 2000) for threads in (1, 2)
+]
+
+class Bench:
+    def service_times(self, rows):
+        return [ServiceTime(rows=each, ms=MS[each], low_ms=MS[each], high_ms=MS[each]) for each in rows]
+
+    def measure(self, question):
+        time.sleep(0.02)
+        one = np.ones(1)
+        service = Service(
+            sizes=np.array([1, 64]), batch_s=np.array([[0.8e-3, 7.8e-3]]), crowding=np.array([[1.0, 1.5]]),
+            answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3, fixed_s=one * 2e-4, spread=one * 0.1,
+            waking_s=one * 3e-4,
+        )
+        policy = SCHEDULER.policy([question.settings])
+        seen = simulate_closed(SCHEDULER.start, policy, service, np.array([64]), batches=100)[0]
+        p50, p90, p99 = (seen.percentile_ms(share) for share in (0.5, 0.9, 0.99))
+        return Measured(
+            rate=seen.rate, p50_ms=p50, p90_ms=p90, p99_ms=p99, index=question.index, stage=question.stage,
+            settings=question.settings, load=question.load, predicted=question.predicted,
+        )
+
+    def over(self):
+        return False
+
+def run(folder):
+    path = Path(folder) / NAME
+    journal = Journal.resume(path) if path.exists() and b"\\n" in path.read_bytes() else Journal.create(path, {})
+    goal = Goal(maximise="rate", latency_ms={"p99": 100.0}, errors=0.0, loads=(Load(concurrency=64),), budget=11)
+    found = search(GRID, goal, SCHEDULER, Recalling(Bench(), journal), rounds=1)
+    (Path(folder) / "found.json").write_text(json.dumps([found.best.settings, len(found.measurements)]))
+
+# Imports take longer than a study: each is a child that has them already.
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        run(line.strip())
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Studies:
+    """Runs studies, one after the other, in children of one process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def run(self, folder: Path, kill_after_s: float | None) -> int:
+        """Run a study to its end, or kill it so long after it began; return its exit code."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        child = int(self.process.stdout.readline())
+        timer = threading.Timer(kill_after_s or 0.0, os.kill, (child, signal.SIGKILL))
+        if kill_after_s is not None:
+            timer.start()
+        code = int(self.process.stdout.readline())
+        timer.cancel()
+        return code
+
+
+@pytest.fixture
+def studies() -> Iterator[Studies]:
+    command = [sys.executable, "-c", PROGRAM]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        limit = threading.Timer(600.0, process.kill)
+        limit.start()
+        yield Studies(process)
+        process.kill()
+        limit.cancel()
+
+
+@pytest.mark.timeout(600)
+def test_no_kill_loses_a_measurement(tmp_path: Path, studies: Studies) -> None:
+    """Killed at twenty random moments, studies find what one finds that is left alone, and lose nothing on the way."""
+    (tmp_path / "whole").mkdir()
+    begin = time.monotonic()
+    assert studies.run(tmp_path / "whole", None) == 0
+    lasted = time.monotonic() - begin
+    whole = json.loads((tmp_path / "whole" / "found.json").read_text())
+    chance = random.Random(5)
+    kills = number = 0
+    while kills < KILLS:
+        number += 1
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        journal, before, code = folder / "journal.jsonl", b"", -1
+        while code != 0:
+            code = studies.run(folder, chance.uniform(0.0, lasted) if kills < KILLS else None)
+            content = journal.read_bytes() if journal.exists() else b""
+            assert content.startswith(before)  # what was known is known still
+            before = content[: content.rfind(b"\n") + 1]
+            assert code in (0, -signal.SIGKILL)
+            kills += code != 0
+        assert json.loads((folder / "found.json").read_text()) == whole
+        kinds = [json.loads(line)["kind"] for line in before.splitlines()]
+        assert kinds.count("measured") == whole[1]  # none was made twice
+        assert kinds.count("service_times") == 1
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("backend", "model_format"), [("tfserving", "saved_model"), ("torchserve", "torchscript")])
+def test_a_small_budget_is_enough(
+    backend: str, model_format: str, models: Models, tmp_path: Path, left_behind: Callable[[], list[str]]
+) -> None:
+    """A study of each server ends with a comparison; what it writes is a spec that means the winner."""
+    spec = models.spec(tmp_path / "digits.yaml", model_format, extra="batching: {max_size: 1}  # for now\n")
+    text = spec.read_text()
+    folder = tmp_path / "study"
+    code = run(["tune", str(spec), "-b", backend, "--budget", "7", "-o", str(folder), *SMALL])
+    found = study.load(folder)
+    assert code == 0, found.conclusion
+    assert found.server.backend == backend
+    assert found.server.stand_in is ("embedded" in found.server.name)
+    assert len(found.measurements) + len(found.service_times) <= 7
+    assert found.comparison is not None
+    assert len(found.comparison.rounds) == 2
+    assert spec.read_text() == text
+    tuned = tmp_path / "digits.tuned.yaml"
+    assert tuned.exists() is (found.winner is not None)
+    if found.winner is not None:
+        written = tuned.read_text()
+        assert "# for now" in written
+        assert ("stand-in" in written) is found.server.stand_in
+        values = yamltext.parse(written.encode(), file="tuned").value
+        assert values["batching"]["max_size"] == found.winner.keys["batching.max_size"]
+        assert any((folder / "config").iterdir())
+        assert run(["render", str(tuned), "-b", backend]) == 0
+        assert run(["plan", str(folder), "--rate", "5k/s"]) == 0
+    assert left_behind() == []
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_keeps_what_there_is(models: Models, tmp_path: Path, left_behind: Callable[[], list[str]]) -> None:
+    """An interrupted study is written, leaves no server, and goes on where it was."""
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    folder = tmp_path / "study"
+    words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "--budget", "6", "-o", str(folder), *SMALL]
+    command = [sys.executable, "-m", "servewright", *words]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        limit = threading.Timer(180.0, process.kill)
+        limit.start()
+        for line in process.stderr:
+            if "calibrate:" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.stderr.read()
+        limit.cancel()
+    assert process.wait() == 130
+    first = study.load(folder)
+    assert first.state == "interrupted"
+    assert len(first.measurements) >= 1
+    assert run([*words, "--resume"]) == 0
+    second = study.load(folder)
+    assert second.measurements[: len(first.measurements)] == first.measurements
+    assert second.state in ("complete", "spent")
+    assert run(words) == 2  # a study is not written over
+    assert left_behind() == []
