@@ -30,8 +30,7 @@ class Case:
 
     def wishes(self, *, fix: bool = False) -> Wishes:
         """Return for which release the case is, and whether to fix."""
-        releases = {"torchserve": self.given["torchserve"]} if "torchserve" in self.given else {}
-        return Wishes(targets=releases, fix=fix)
+        return Wishes(targets=self.given.get("releases", {}), fix=fix)
 
     def write(self, folder: Path, twin: str) -> tuple[Path, str, int]:
         """Write one twin, and return its path, its text with the mark, and the member that has the mark."""
@@ -40,9 +39,8 @@ class Case:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         content = self.given[twin]
-        target = folder / (
-            self.given.get("good_file") if twin == "good" and "good_file" in self.given else self.given["file"]
-        )
+        name = str(self.given["good_file"] if twin == "good" and "good_file" in self.given else self.given["file"])
+        target = folder / name
         if isinstance(content, dict):
             with zipfile.ZipFile(target, "w") as archive:
                 for name, text in content.items():
@@ -130,7 +128,9 @@ def test_every_rule_is_worded_in_full() -> None:
         assert rule.reference or rule.id.startswith(("GEN", "RUN001")), rule.id
 
 
-def test_the_page_is_in_step() -> None:
-    """docs/lint.md is what the rules make."""
-    there = Path(__file__).parents[1] / "docs" / "lint.md"
-    assert there.read_text(encoding="utf-8") == page.page(walking.rules())
+def test_the_pages_are_in_step() -> None:
+    """The pages in docs are what the rules and the cases make."""
+    docs = Path(__file__).parents[1] / "docs"
+    made = page.pages(walking.rules(), page.examples(_FOLDER))
+    assert {name: (docs / name).read_text(encoding="utf-8") for name in made} == made
+    assert {path.name for path in (docs / "rules").iterdir()} == {Path(name).name for name in made} - {"lint.md"}
