@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def main() -> int:
     parser.add_argument("--backend", action="append", choices=["tfserving", "torchserve"])
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
+    # Told to stop, it takes the containers and folders along that it has made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = []
     with tempfile.TemporaryDirectory(prefix="servewright-overhead-") as folder:
         project = Path(folder) / "project"
