@@ -321,6 +321,8 @@ def test_verify_archive_exits_one_and_names_the_rule(tmp_path: Path, capsys: pyt
     assert cli.run(["verify-archive", "--strict", str(sound)]) == 1
     assert "MAR036" in capsys.readouterr().out
     assert cli.run(["verify-archive", str(tmp_path / "none.mar")]) == 2
+    (tmp_path / "nothing").mkdir()
+    assert cli.run(["verify-archive", str(tmp_path / "nothing")]) == 2
 
 
 _EVIL = b"cposix\nsystem\n(S'true'\ntR."

@@ -41,6 +41,8 @@ def command(
 
         signed = signing.verify(archives[0], signature, public_key)
     result = walking.lint(archives, walking.Wishes(kind="mar"))
+    if signed is None and not result.kinds and not result.findings:
+        raise click.UsageError("no archive and no file of a model server among them")
     if as_json:
         told = {"signature": {"files": signed.files, "key": signed.key}} if signed else {}
         printing.as_json(reports.as_json(result) | told)
