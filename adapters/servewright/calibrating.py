@@ -39,6 +39,7 @@ _REACH: Final = 1.5
 _DOUBT: Final = 0.3
 _STALL: Final = 0.3
 _SCORED_S, _PREDICTED_S = 1.2, 5.0
+_MOST_ARRIVALS: Final = 8000  # a tail is known from so many, and a step for each is what costs time
 _SCORED_BATCHES, _PREDICTED_BATCHES = 200, 500
 
 Setting: TypeAlias = Mapping[str, Any]
@@ -170,6 +171,7 @@ def _simulated(
 
 
 def _arrivals(pace: Arrivals, seconds: float) -> Floats:
+    seconds = min(seconds, _MOST_ARRIVALS / pace.rate)
     whole = int(np.ceil(seconds))
     moments = np.concatenate([pace.during(second) for second in range(whole)])
     return moments[moments < seconds]

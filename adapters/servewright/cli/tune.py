@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, help="Of what is left to chance.")
 @click.option("--transport", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--data", type=PATH, help="What to send: an .npz of the signature's inputs.")
-@click.option("--resume", is_flag=True, help="Go on with the study in -o.")
+@click.option("--resume", is_flag=True, help="Go on with the study in -o, with the goal that it began with.")
 @click.option("-o", "--output", type=PATH, help="The study's folder (default: NAME-BACKEND-study).")
 @require_real_option
 @trust_option
