@@ -35,7 +35,7 @@ import os, signal, subprocess, sys, time
 depth, stubborn = int(sys.argv[1]), sys.argv[2] == "stubborn"
 if stubborn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("pid", os.getpid(), flush=True)
+os.write(1, b"pid %d\\n" % os.getpid())  # in one piece, whatever PYTHONUNBUFFERED says
 if depth:
     subprocess.Popen([sys.executable, __file__, str(depth - 1), sys.argv[2]])
 while True:
