@@ -196,6 +196,7 @@ def test_ctrl_c_keeps_what_there_is(models: Models, tmp_path: Path, left_behind:
     assert process.wait() == 130
     first = study.load(folder)
     assert first.state == "interrupted"
+    assert "interrupted" in (folder / "report.html").read_text()
     assert len(first.measurements) >= 1
     assert run([*words, "--resume"]) == 0
     second = study.load(folder)

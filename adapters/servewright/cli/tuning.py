@@ -20,6 +20,8 @@ def run(spec: Path, **options: Any) -> None:
     from servewright.cli.tune import progress, shown
     from servewright.tuning import study, tuner
     from servewright.tuning.live import Subject
+    from servewright.tuning_report import page
+    from servewright.writing import write_texts
 
     fleet = pipeline.load(spec)
     if len(fleet.models) != 1:
@@ -39,6 +41,7 @@ def run(spec: Path, **options: Any) -> None:
         subject, ask, folder, backends=registry.names(), resume=options["resume"], on_stage=printing.stage,
         on_measured=progress,
     )  # fmt: skip
+    write_texts({"report.html": page.html(found)}, folder)
     wrote = spec.absolute().parent / tuner.tuned_name(spec) if found.winner and found.state != "interrupted" else None
     if options["as_json"]:
         printing.as_json({"ok": found.state not in ("nothing", "interrupted"), "study": str(folder / study.FILE)}

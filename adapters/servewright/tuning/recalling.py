@@ -15,6 +15,7 @@ class Recalling:
     def __init__(self, bench: Bench, journal: Journal, *, on_new: Callable[[Measured], None] = lambda _: None) -> None:
         self._bench, self._journal, self._on_new = bench, journal, on_new
         self._known = [Measured.model_validate(fact["measured"]) for fact in journal.all("measured")]
+        self.told: list[Measured] = []  # every answer so far, also one that an interrupted search did not hear of
 
     def service_times(self, rows: Sequence[int]) -> Sequence[ServiceTime]:
         """Return the service times, measured once."""
@@ -29,11 +30,13 @@ class Recalling:
         if question.index < len(self._known):
             known = self._known[question.index]
             if (known.settings, known.load) == (question.settings, question.load):
+                self.told.append(known)
                 return known
             # Another version of the model asks otherwise from here on.
             del self._known[question.index :]
         found = self._bench.measure(question)
         self._journal.append("measured", {"measured": found.model_dump(mode="json")})
+        self.told.append(found)
         self._on_new(found)
         return found
 

@@ -147,6 +147,7 @@ class _Tuner:
             found = search(settings, self.goal, self.subject.tuning.scheduler, recalled)
             self.bench.close()
             if found.state == "interrupted":
+                found.measurements[:] = recalled.told
                 raise KeyboardInterrupt
             if found.best is not None:
                 comparison = self._compared(found.best)
