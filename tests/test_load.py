@@ -318,7 +318,9 @@ class TestCommand:
         words = ["--data", str(tmp_path / "x.json"), "--rate", "50/s", "--duration", "600ms", "--warm-up", "0s"]
         code = run(["load", f"http://{serve().address}/x", *words, "--json", "--allow-client-bound"])
         document = json.loads(capsys.readouterr().out)
-        assert (code, document["errors"], document["requests"]) == (0, {}, 30)
+        assert (code, document["errors"]) == (0, {})
+        # Three windows that agree end a load early.
+        assert (document["requests"] >= 15) if document["ended"] == "stable" else (document["requests"] == 30)
 
     @pytest.mark.parametrize(
         "words",
