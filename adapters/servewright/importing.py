@@ -6,10 +6,11 @@ anything is written. What no key of a spec has words for is kept in the backend'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from servewright import specfile, yamlprinting, yamltext
 from servewright.errors import ServewrightError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from servewright.backend import Backend
 
 FLEET_FILE = "fleet.yaml"
+PLACEHOLDER: Final = "default"  # stands for a model where a config names none
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class ImportFailedError(ServewrightError):
@@ -99,6 +102,21 @@ def imported(
     prove(draft, fleet, backend)
     models = tuple(document.spec.name for document in fleet.models)
     return Imported(backend=backend.name, texts=texts, models=models, notes=(*draft.notes, *notes))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return for each name one that a spec and a file may have, and no other has."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for given in names:
+        plain = given if _NAME.fullmatch(given) else ""
+        name = stem = plain or re.sub(r"[^A-Za-z0-9_.-]+", "-", given).strip("-_.")[:100] or "model"
+        number = 2
+        while name.lower() in taken:  # files of some disks differ in more than their case
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.lower())
+        found.append(name)
+    return found
 
 
 def fleet_of(draft: Draft, backend: str) -> Fleet:

@@ -12,7 +12,17 @@ from pydantic import ValidationError
 
 from servewright.backends.tfserving import keys, protos, settings, texts
 from servewright.errors import InputError, ServewrightError
-from servewright.importing import Draft, Entry, Importer, ImportFailedError, Piece, fleet_of, prove
+from servewright.importing import (
+    PLACEHOLDER,
+    Draft,
+    Entry,
+    Importer,
+    ImportFailedError,
+    Piece,
+    distinct,
+    fleet_of,
+    prove,
+)
 from servewright.patches import patch_between
 from servewright.spec import Batching
 
@@ -22,10 +32,8 @@ _TARGETS: Final[Mapping[str, str]] = {
     "tfs_monitoring": texts.MONITORING,
     "tfs_session": texts.SESSION,
 }
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # A comment begins outside of quotes; a text in quotes is stepped over.
 _COMMENT: Final = re.compile(r"""#([^\n]*)|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
-PLACEHOLDER: Final = "default"  # what the server itself calls a model that has no name
 
 
 def pieces(path: Path, kind: str) -> Sequence[Piece]:
@@ -119,7 +127,7 @@ def _drafted(proofs: Mapping[str, Piece], *, words: bool) -> Draft:
     config = _message(proofs, texts.MODEL_CONFIG)
     models = list(config.model_config_list.config) if config is not None else []
     comments, beside = _comments(proofs)
-    named = list(zip(_names(models), models, strict=True))
+    named = list(zip(distinct([model.name for model in models]), models, strict=True))
     entries = [_entry(name, model, words=words) for name, model in named]
     notes = []
     if not entries:
@@ -172,7 +180,10 @@ def _with_texts(proofs: Mapping[str, Piece]) -> Draft:
     """Return a draft in which every text is kept as it is."""
     config = _message(proofs, texts.MODEL_CONFIG)
     models = list(config.model_config_list.config) if config is not None else []
-    entries = [_entry(name, model, words=False) for name, model in zip(_names(models), models, strict=True)]
+    entries = [
+        _entry(name, model, words=False)
+        for name, model in zip(distinct([model.name for model in models]), models, strict=True)
+    ]
     kept = {target: piece.text.strip() for target, piece in proofs.items()}
     return Draft(
         entries=tuple(entries) or (_placeholder(),), server={"metrics": texts.MONITORING in proofs},
@@ -184,21 +195,6 @@ def _with_texts(proofs: Mapping[str, Piece]) -> Draft:
 def _placeholder() -> Entry:
     source = {keys.NAME: {"deployed": True, "path": f"/models/{PLACEHOLDER}", "format": "saved_model"}}
     return Entry(values={"name": PLACEHOLDER, "model": source, "signature": "unknown"})
-
-
-def _names(models: Sequence[Any]) -> list[str]:
-    """Return a name for each model that a spec and a file may have, and no other model has."""
-    found: list[str] = []
-    taken: set[str] = set()
-    for model in models:
-        plain = model.name if _NAME.fullmatch(model.name) else ""
-        name = stem = plain or re.sub(r"[^A-Za-z0-9_.-]+", "-", model.name).strip("-_.")[:100] or "model"
-        number = 2
-        while name.lower() in taken:  # files of some disks differ in more than their case
-            name, number = f"{stem}-{number}", number + 1
-        taken.add(name.lower())
-        found.append(name)
-    return found
 
 
 def _entry(name: str, model: Any, *, words: bool) -> Entry:

@@ -106,7 +106,8 @@ def session_message(fields: Mapping[str, Any]) -> Any:
 
 def session_text(message: Any) -> str:
     """Return a message as text format."""
-    return str(text_format.MessageToString(message)).rstrip("\n")
+    # ASCII alone: what indents this in a template breaks lines at U+2028 and its like, in the middle of a string.
+    return str(text_format.MessageToString(message, as_utf8=False)).rstrip("\n")
 
 
 def explain(spec: ModelSpec, release: str) -> Iterator[Outcome]:

@@ -16,7 +16,17 @@ from servewright.archive_check import check_archive
 from servewright.backends.torchserve import keys, properties, settings, texts
 from servewright.backends.torchserve.archive import MANIFEST as MANIFEST_MEMBER
 from servewright.errors import InputError
-from servewright.importing import Draft, Entry, Importer, ImportFailedError, Piece, fleet_of, prove
+from servewright.importing import (
+    PLACEHOLDER,
+    Draft,
+    Entry,
+    Importer,
+    ImportFailedError,
+    Piece,
+    distinct,
+    fleet_of,
+    prove,
+)
 from servewright.patches import holdable, patch_between
 from servewright.yamlprinting import printable
 
@@ -24,10 +34,8 @@ _PROPERTIES, _YAML, _MANIFEST, _MAR = "ts_config_properties", "ts_model_config",
 _TARGETS: Final[Mapping[str, str]] = {
     _PROPERTIES: texts.PROPERTIES, _YAML: texts.MODEL_CONFIG, _MANIFEST: texts.MANIFEST,
 }  # fmt: skip
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LARGEST_TEXT: Final = 4 << 20
-PLACEHOLDER: Final = "default"
 _FLAGS: Final = {
     "disable_token_authorization": ("tokens", {"true": False, "false": True}),
     "enable_model_api": ("model_api", {"true": True, "false": False}),
@@ -184,7 +192,7 @@ def _with_patches(models: Sequence[_Model], server: Piece | None) -> Draft:
 
 def _with_texts(models: Sequence[_Model], server: Piece | None) -> Draft:
     """Return a draft in which every text is kept as it is."""
-    names = _names(models)
+    names = distinct([model.name for model in models])
     entries, proofs = [], {}
     for name, model in zip(names, models, strict=True):
         own = {}
@@ -207,7 +215,7 @@ def _with_texts(models: Sequence[_Model], server: Piece | None) -> Draft:
 def _drafted(models: Sequence[_Model], server: Piece | None, *, words: bool) -> Draft:
     proofs: dict[str, Piece] = {}
     entries, notes = [], []
-    for name, model in zip(_names(models), models, strict=True):
+    for name, model in zip(distinct([model.name for model in models]), models, strict=True):
         config = texts.parse(texts.MODEL_CONFIG, model.yaml.text) if model.yaml else {}
         assert isinstance(config, dict)  # `pieces` let nothing else through
         values = _values(name, model, config, words=words)
@@ -281,21 +289,6 @@ def _patched(made: Draft) -> Draft:
 def _placeholder() -> Entry:
     source = {keys.NAME: {"deployed": True, "path": f"{PLACEHOLDER}.mar", "format": "archive"}}
     return Entry(values={"name": PLACEHOLDER, "model": source, "signature": "unknown"})
-
-
-def _names(models: Sequence[_Model]) -> list[str]:
-    """Return a name for each model that a spec and a file may have, and no other model has."""
-    found: list[str] = []
-    taken: set[str] = set()
-    for model in models:
-        plain = model.name if _NAME.fullmatch(model.name) else ""
-        name = stem = plain or re.sub(r"[^A-Za-z0-9_.-]+", "-", model.name).strip("-_.")[:100] or "model"
-        number = 2
-        while name.lower() in taken:  # files of some disks differ in more than their case
-            name, number = f"{stem}-{number}", number + 1
-        taken.add(name.lower())
-        found.append(name)
-    return found
 
 
 def _values(name: str, model: _Model, config: Mapping[str, Any], *, words: bool) -> dict[str, Any]:
