@@ -93,12 +93,46 @@ class TestDefaults:
             (7, "models[2].workers"),
         ]
 
+    def test_may_be_one_value_under_two_keys(self, workshop: Workshop) -> None:
+        """Mappings that are alike are checked as what their keys say that they are."""
+        text = DEFAULTS + "  threads: &none {}\n  limits: *none\nmodels: [{name: a}, {name: b, slo: {}, threads: {}}]\n"
+        assert [document.spec.limits.memory for document in load(workshop, text).models] == [None, None]
+
     def test_change_nothing_in_what_a_spec_means(self, workshop: Workshop) -> None:
         """A fleet with defaults and one that repeats them are the same fleet."""
         short = load(workshop, DEFAULTS + "models: [{name: a}, {name: b}]\n")
         own = DEFAULTS.removeprefix("defaults:\n").replace("\n  ", "\n    ").strip()
         long = load(workshop, f"models:\n  - name: a\n    {own}\n  - name: b\n    {own}\n")
         assert short.digest == long.digest
+
+
+class TestModelsThatAreAlike:
+    """What every model of a fleet repeats."""
+
+    def test_share_what_they_repeat(self, workshop: Workshop) -> None:
+        """It is checked once, and held once."""
+        own = DEFAULTS.removeprefix("defaults:\n").replace("\n  ", "\n    ").strip()
+        one, two = (
+            each.spec for each in load(workshop, f"models:\n  - name: a\n    {own}\n  - name: b\n    {own}\n").models
+        )
+        assert one.signature is two.signature
+        assert one.batching is two.batching
+
+    def test_are_each_blamed_for_what_they_repeat(self, workshop: Workshop) -> None:
+        """A wrong value and a missing file have as many places as models that name them."""
+        text = (
+            "models:\n"
+            f"- {{name: a, model: {{path: gone.pt, format: torchscript}}, signature: {SIGNATURE}}}\n"
+            f"- {{name: b, model: {{path: gone.pt, format: torchscript}}, signature: {SIGNATURE}}}\n"
+            f"- {{name: c, model: {TFSERVING}, signature: {SIGNATURE}, batching: {{queue: 0}}}}\n"
+            f"- {{name: d, model: {TFSERVING}, signature: {SIGNATURE}, batching: {{queue: 0}}}}\n"
+        )
+        assert [(line, path) for line, path, _ in problems(workshop, text)] == [
+            (4, "models[0].model.path"),
+            (5, "models[1].model.path"),
+            (6, "models[2].batching.queue"),
+            (7, "models[3].batching.queue"),
+        ]
 
 
 class TestPatterns:

@@ -73,6 +73,33 @@ class TestValues:
             "d": [{"b": [1, 2]}, {"b": [1, 2]}],
         }
 
+    def test_that_are_alike_are_one_object(self) -> None:
+        """What many models repeat is one value, and is checked once."""
+        found = parse("a: {x: [1, two], y: {}}\nb: {'x': [1, 'two'], y: {}}\n")
+        assert found["a"] is found["b"]
+
+    @pytest.mark.parametrize(
+        ("one", "two"),
+        [
+            ("[1]", "[true]"),
+            ("[1]", "[1.0]"),
+            ("[0]", "[false]"),
+            ("[1]", "['1']"),
+            ("{}", "[]"),
+            ("{a: 1, b: 2}", "[a, b, 1, 2]"),
+        ],
+    )
+    def test_that_are_merely_equal_stay_two(self, one: str, two: str) -> None:
+        """1, 1.0 and true are equal to Python, and different to a spec."""
+        found = parse(f"a: {one}\nb: {two}\n")
+        assert json.dumps(found) == json.dumps({"a": parse(f"x: {one}")["x"], "b": parse(f"x: {two}")["x"]})
+        assert found["a"] is not found["b"]
+
+    def test_keep_the_order_of_their_keys(self) -> None:
+        """Mappings with the same keys in another order are rendered in another order."""
+        found = parse("a: {x: 1, y: 2}\nb: {y: 2, x: 1}\n")
+        assert [list(found["a"]), list(found["b"])] == [["x", "y"], ["y", "x"]]
+
     def test_begin_after_a_byte_order_mark(self) -> None:
         """Editors on Windows write one."""
         assert yamltext.parse(b"\xef\xbb\xbfa: 1", file="x").value == {"a": 1}
@@ -153,6 +180,19 @@ class TestPlaces:
     def test_of_what_is_absent_are_the_nearest_around_it(self, path: yamltext.Path_, place: tuple[int, int]) -> None:
         """A missing key is reported where it should have been."""
         assert self.TREE.place(path) == Place(*place)
+
+    def test_come_in_the_order_of_the_text(self) -> None:
+        """Every value has one, and what an alias stands for has its own."""
+        assert list(self.TREE.places) == [
+            (), ("a",), ("a", "b"), ("a", "b", 0), ("a", "b", 1), ("a", "b", 1, "c"), ("d",), ("d", "e"), ("f",)
+        ]  # fmt: skip
+        assert len(self.TREE.places) == 9
+
+    def test_of_values_that_are_alike_are_two(self) -> None:
+        """One object may stand in many places."""
+        tree = yamltext.parse(b"- {a: [1]}\n- {a: [1]}\n", file="x")
+        assert tree.value[0] is tree.value[1]
+        assert (tree.place((0, "a", 0)), tree.place((1, "a", 0))) == (Place(1, 8), Place(2, 8))
 
     def test_below_a_path_stay_those_of_the_file(self) -> None:
         """A part of a tree still says where it stands in the whole."""

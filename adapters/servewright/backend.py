@@ -70,16 +70,26 @@ def outcome(
 
 def value_at(spec: ModelSpec, key: str) -> str:
     """Return the value at a dotted ``key`` as short text; defaults inside it are left out."""
+    from pydantic import BaseModel
+
+    holder: BaseModel = spec
     path = key.split(".")
-    node: object = spec.model_dump(mode="json", include={path[0]}, exclude_defaults=True)
-    for part in path:
-        node = node.get(part) if isinstance(node, dict) else None
-    if node is None:
-        node = spec.model_dump(mode="json", include={path[0]})
-        for part in path:
-            node = node.get(part) if isinstance(node, dict) else None
+    # From the innermost part: to print all of a spec for one of its values takes many times as long.
+    while len(path) > 1 and isinstance(inner := getattr(holder, path[0], None), BaseModel):
+        holder, path = inner, path[1:]
+    node: object = getattr(holder, path[0], None) if len(path) == 1 else None
+    if not isinstance(node, str):
+        node = _dumped(holder, path, without_defaults=True)
+        node = _dumped(holder, path, without_defaults=False) if node is None else node
     text = str(node)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _dumped(holder: BaseModel, path: Sequence[str], *, without_defaults: bool) -> object:
+    node: object = holder.model_dump(mode="json", include={path[0]}, exclude_defaults=without_defaults)
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 class Support(StrEnum):

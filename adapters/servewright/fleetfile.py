@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-import gc
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from servewright import specfile, yamltext
+from servewright import garbage, specfile, yamltext
 from servewright.complaints import choose, shown
 from servewright.errors import InputError, Problem, SpecError
 from servewright.fields import AsTuple, ModelName, Part
@@ -81,10 +79,12 @@ class _Surroundings:
             below = _laid_over(below, layer.values)
         self.below.update(below)
 
-    def shared(self) -> dict[int, object]:
-        """Return the identity of each value that specs may share, for `specfile.from_mapping`."""
-        layers = [self.below, *(override.layer.values for override in self.overrides)]
-        return {id(value): None for values in layers for value in values.values() if isinstance(value, dict | list)}
+    def known(self) -> specfile.Known:
+        """Return what specs have in common before any is read: the values that lie around them."""
+        known = specfile.Known()
+        for values in (self.below, *(override.layer.values for override in self.overrides)):
+            known.share(values)
+        return known
 
     def around(self, own: Layer) -> tuple[dict[str, Any], tuple[Layer, ...]]:
         """Return the values of a spec with what lies around it, and the layers, the strongest first."""
@@ -122,7 +122,7 @@ def load(path: Path, *, backends: Collection[str], environment: str | None = Non
     ``environment`` names one of those that the fleet file tells of; what it says is laid over the rest.
     """
     content = specfile.read_bytes(path)
-    with _collecting_seldom():
+    with garbage.collected_seldom():
         tree = yamltext.parse(content, file=str(path))
         if isinstance(tree.value, dict) and "fleet" in tree.value:
             return _Reader(path, tree, backends).fleet(environment)
@@ -131,17 +131,6 @@ def load(path: Path, *, backends: Collection[str], environment: str | None = Non
     folder = path.absolute().parent
     document = specfile.from_mapping(tree.value, folder=folder, file=str(path), tree=tree, backends=backends)
     return Fleet(name=document.spec.name, models=(document,))
-
-
-@contextmanager
-def _collecting_seldom() -> Iterator[None]:
-    """Let Python look for garbage less often: reading makes millions of values, and none of them is garbage."""
-    usual = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 class _Reader:
@@ -224,7 +213,7 @@ class _Reader:
         """Return every model of the fleet; what is wrong with one does not hide what is wrong with the next."""
         found: list[Document] = []
         seen: set[str] = set()
-        known = around.shared()
+        known = around.known()
         for at, entry in self._entries(entries):
             try:
                 document = self._document(entry, at, around, known)
@@ -265,20 +254,22 @@ class _Reader:
         except ValueError:  # such as "**" with something beside it
             return
 
-    def _document(self, entry: object, at: Path_, around: _Surroundings, known: dict[int, object]) -> Document:
+    def _document(self, entry: object, at: Path_, around: _Surroundings, known: specfile.Known) -> Document:
         if isinstance(entry, str):
             path = self._path.parent / entry
             tree = yamltext.parse(specfile.read_bytes(path), file=str(path))
             own = Layer(values=tree.value, file=str(path), tree=tree)
         elif isinstance(entry, dict):
+            known.share(entry)  # models that say the same have one value for it: see `yamltext.Tree`
             own = Layer(values={"servewright": 1} | entry, file=str(self._path), tree=self._tree, at=at)
         else:
             reason, remedy = f"{shown(entry)} is no model", "write a spec, or name its file"
             raise SpecError([specfile.problem(str(self._path), self._tree, at, reason, remedy)])
+        folder = Path(own.file).absolute().parent if isinstance(entry, str) else self._folder
         values, layers = around.around(own) if isinstance(own.values, dict) else (own.values, ())
         return specfile.from_mapping(
-            values, folder=Path(own.file).absolute().parent, file=own.file, tree=own.tree, at=own.at, layers=layers,
-            backends=self._backends, known=known,
+            values, folder=folder, file=own.file, tree=own.tree, at=own.at, layers=layers, backends=self._backends,
+            known=known,
         )  # fmt: skip
 
     def _only(self, documents: list[Document], at: Path_, patterns: Sequence[str]) -> list[Document]:

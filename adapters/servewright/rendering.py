@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from servewright import garbage
 from servewright.backend import Backend, Fate, Outcome, Site
 from servewright.errors import InputError, ServewrightError, SpecError
 from servewright.fleet import Fleet
@@ -44,8 +45,12 @@ def check(fleet: Fleet, backend: Backend) -> None:
 
 def render(fleet: Fleet, backend: Backend, site: Site | None = None) -> dict[str, str]:
     """Return the text of every file that ``backend`` needs, by its path; same fleet, same bytes."""
-    check(fleet, backend)
-    site = site or site_of(fleet, backend)
+    with garbage.collected_seldom():
+        check(fleet, backend)
+        return _rendered(fleet, backend, site or site_of(fleet, backend))
+
+
+def _rendered(fleet: Fleet, backend: Backend, site: Site) -> dict[str, str]:
     environment = template_environment(backend.templates, tuple(sorted(backend.filters.items())))
     texts: dict[str, str] = {}
     parsed: dict[tuple[str, str], object] = {}  # models of one fleet have many a text in common

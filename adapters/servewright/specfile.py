@@ -18,7 +18,7 @@ from servewright.errors import InputError, Problem, SpecError
 from servewright.spec import Handler, ModelSource, ModelSpec
 from servewright.yamltext import Path_, Tree
 
-__all__ = ["Document", "Layer", "described", "from_mapping", "load", "parse", "problem", "read_bytes"]
+__all__ = ["Document", "Known", "Layer", "described", "from_mapping", "load", "parse", "problem", "read_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,25 @@ class Layer:
     def problem(self, path: Path_, reason: str, remedy: str = "") -> Problem:
         """Return a problem at ``path`` below this layer."""
         return problem(self.file, self.tree, (*self.at, *path), reason, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the specs of one fleet have in common, so that it is checked once.
+
+    ``parts`` holds, by a spec's key and the identity of the value that was written for it, what that value became;
+    `share` says which values outlive the reading, so that their identities do too. ``files`` holds what is wrong, if
+    anything, with the files that specs name.
+    """
+
+    parts: dict[tuple[str, int], object] = field(default_factory=dict)
+    files: dict[tuple[Path, str, bool, bool], tuple[str, str] | None] = field(default_factory=dict)
+
+    def share(self, values: Mapping[str, Any]) -> None:
+        """Let specs share what is written in ``values``, which somebody holds as long as this."""
+        for key, value in values.items():
+            if isinstance(value, dict | list):
+                self.parts.setdefault((key, id(value)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +133,13 @@ def from_mapping(
     backends: Collection[str],
     at: Path_ = (),
     layers: tuple[Layer, ...] = (),
-    known: dict[int, object] | None = None,
+    known: Known | None = None,
 ) -> Document:
     """Check ``values``, found at ``at`` of ``tree`` and in ``layers`` (see `Document`), and every file that they name.
 
-    ``known`` holds, by their identity, values that several specs share, and what they became, once that is known.
+    ``known`` is what other specs of the same fleet have told already.
     """
+    known = known or Known()
     if not isinstance(values, dict):
         raise SpecError([problem(file, tree, at, "a spec is a mapping", "start with: servewright: 1")])
     values = dict(values)
@@ -127,18 +147,18 @@ def from_mapping(
     found = list(_beyond_the_model(values, own, backends))
     values.pop("options", None)
     options = {name: value for name, value in own.items() if isinstance(value, dict)}
-    shared = {key: id(raw) for key, raw in values.items() if id(raw) in known} if known else {}
-    checked = {key: made for key, at_id in shared.items() if known and (made := known[at_id]) is not None}
+    shared = {key: at_id for key, raw in values.items() if (at_id := (key, id(raw))) in known.parts}
+    checked = {key: made for key, at_id in shared.items() if (made := known.parts[at_id]) is not None}
     try:
         spec = ModelSpec.model_validate(values | checked | {"options": options})
     except ValidationError as error:
         found += described(error, ModelSpec, sorted({*ModelSpec.model_fields, *backends} - {"options"}))
     else:
         if not found:
-            if known and len(checked) < len(shared):
-                known |= {at_id: getattr(spec, key) for key, at_id in shared.items()}
+            if len(checked) < len(shared):
+                known.parts.update({at_id: getattr(spec, key) for key, at_id in shared.items()})
             document = Document(spec=spec, folder=folder, file=file, tree=tree, at=at, layers=layers)
-            if problems := list(_missing_files(document)):
+            if problems := list(_missing_files(document, known)):
                 raise SpecError(problems)
             return document
     text = Layer(values=None, file=file, tree=tree, at=at)
@@ -178,17 +198,21 @@ def _beyond_the_model(
                 yield (key, name), f"no backend {shown(name)}", choose(str(name), sorted(backends))
 
 
-def _missing_files(document: Document) -> Iterator[Problem]:
+def _missing_files(document: Document, known: Known) -> Iterator[Problem]:
     """Yield a problem for each file that the spec names and that cannot be read."""
     for path, text, folder_allowed in _named_files(document.spec):
-        try:
-            complaint = _complaint(
-                document.resolve(text), text, folder_allowed=folder_allowed, model=path[0] == "model"
-            )
-        except OSError as error:
-            complaint = f"{shown(text)} cannot be read: {error.strerror or error}", "check its permissions and name"
-        if complaint:
+        asked = document.folder, text, folder_allowed, path[0] == "model"
+        if asked not in known.files:
+            known.files[asked] = _unreadable(*asked)
+        if complaint := known.files[asked]:
             yield document.problem(path, *complaint)
+
+
+def _unreadable(folder: Path, text: str, folder_allowed: bool, model: bool) -> tuple[str, str] | None:  # noqa: FBT001
+    try:
+        return _complaint(folder / text, text, folder_allowed=folder_allowed, model=model)
+    except OSError as error:
+        return f"{shown(text)} cannot be read: {error.strerror or error}", "check its permissions and name"
 
 
 def _complaint(target: Path, text: str, *, folder_allowed: bool, model: bool) -> tuple[str, str] | None:

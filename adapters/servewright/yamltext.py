@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -46,9 +46,56 @@ class Place(NamedTuple):
     column: int
 
 
+# A line and a column, both from 0, as one number: there is one for each value of a text, and the collector of garbage
+# does not look at numbers.
+_Spot = int
+_COLUMN_BITS: Final = 32
+# Where a value stands, and, of a mapping or a list, where each thing in it stands by its key or index.
+_Spots = _Spot | tuple[_Spot, dict[str | int, "_Spots"]]
+
+
+class Places(Mapping[Path_, Place]):
+    """The place of every value of a text by its path, in the order of the text; held as a tree."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self, root: _Spots) -> None:
+        self._root = root
+
+    def __getitem__(self, path: Path_) -> Place:
+        spots = self._root
+        for part in path:
+            if isinstance(spots, int):
+                raise KeyError(path)
+            spots = spots[1][part]
+        return _unpacked(spots)
+
+    def __iter__(self) -> Iterator[Path_]:
+        waiting: list[tuple[Path_, _Spots]] = [((), self._root)]
+        while waiting:
+            path, spots = waiting.pop()
+            yield path
+            if not isinstance(spots, int):
+                waiting += [((*path, part), inner) for part, inner in reversed(spots[1].items())]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _unpacked(spots: _Spots) -> Place:
+    line, column = divmod(spots if isinstance(spots, int) else spots[0], 1 << _COLUMN_BITS)
+    return Place(line + 1, column + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The values of a text and the place of each, by its path."""
+    """The values of a text and the place of each, by its path.
+
+    Mappings and lists of the text that are alike are one object: whoever changes one changes them all.
+    """
 
     value: Any
     places: Mapping[Path_, Place]
@@ -80,7 +127,7 @@ def parse(content: bytes, *, file: str) -> Tree:
         reader.refuse_syntax(error)
     if reader.problems:
         raise SpecError(reader.problems)
-    return Tree(value, reader.places)
+    return Tree(value, Places(reader.spots))
 
 
 def _text(content: bytes, file: str) -> str:
@@ -106,22 +153,27 @@ class _Reader:
     """
 
     def __init__(self, file: str, text: str) -> None:
-        self.places: dict[Path_, Place] = {}
+        self.spots: _Spots = 0
         self.problems: list[Problem] = []
         self._file = file
         self._text = text
-        self._events: Iterator[Any] = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        self._next: Callable[[], Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text).get_event
         self._anchors: dict[str, tuple[Any, int]] = {}  # the value and how many values are in it
         self._count = 0
+        # What was read before. Each is kept here, so that an identity stays that of one value.
+        self._plain: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}
+        self._mappings: dict[tuple[str | int, ...], dict[str, Any]] = {}
+        self._lists: dict[tuple[int, ...], list[Any]] = {}
 
     def document(self) -> Any:
         """Return the value of the only document."""
-        next(self._events)  # the stream's start
-        if isinstance(next(self._events), yaml.StreamEndEvent):
+        self._next()  # the stream's start
+        if isinstance(self._next(), yaml.StreamEndEvent):
             self._fail(Place(1, 1), (), "the file is empty", "see: servewright init --help")
-        value = self._value(next(self._events), ())
-        next(self._events)  # the document's end
-        after = next(self._events)
+        value, self.spots = self._value(self._next(), ())
+        self._next()  # the document's end
+        after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
             self._fail(_place(after), (), "a second document begins here", "write one file for each")
         return value
@@ -139,77 +191,100 @@ class _Reader:
         found = Problem(reason=reason, remedy=remedy, file=self._file, line=place.line, column=place.column)
         raise SpecError([*self.problems, found]) from error
 
-    def _value(self, event: Any, path: Path_) -> Any:
-        place = _place(event)
-        self.places.setdefault(path, place)
-        if isinstance(event, yaml.AliasEvent):
-            return self._aliased(event.anchor, place, path)
+    def _value(self, event: Any, path: Path_) -> tuple[Any, _Spots]:
+        """Return the value that ``event`` begins, and where it and all in it stand."""
+        mark = event.start_mark
+        spot: _Spot = mark.line << _COLUMN_BITS | mark.column
+        if type(event) is yaml.AliasEvent:
+            return self._aliased(event, path), spot
         before = self._count
-        self._counted(1, place, path)
+        self._count += 1
+        if before >= _MAX_VALUES:
+            self._fail_as_too_many(event, path)
         if len(path) > _MAX_DEPTH:
-            self._fail(place, path[:3], "nested too deeply", "a spec has a few levels")
+            self._fail(_place(event), path[:3], "nested too deeply", "a spec has a few levels")
         if event.tag is not None:
-            self._note(place, path, f"the tag {event.tag!r} is not allowed", "remove it")
-        if isinstance(event, yaml.MappingStartEvent):
-            value: Any = self._mapping(path)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = self._sequence(path)
+            self._note(_place(event), path, f"the tag {event.tag!r} is not allowed", "remove it")
+        spots: _Spots = spot
+        if type(event) is yaml.ScalarEvent:
+            value = self._scalar(event, path)
         else:
-            value = event.value if event.style else self._plain(event.value, place, path)
+            inner: dict[str | int, _Spots] = {}
+            is_mapping = type(event) is yaml.MappingStartEvent
+            value = self._mapping(path, inner) if is_mapping else self._sequence(path, inner)
+            spots = spot, inner
         if event.anchor is not None:
             self._anchors[event.anchor] = value, self._count - before
-        return value
+        return value, spots
 
-    def _aliased(self, anchor: Any, place: Place, path: Path_) -> Any:
-        if anchor not in self._anchors:
-            self._fail(place, path, f"the alias *{anchor} stands before its anchor, or in it", "write the value out")
-        value, size = self._anchors[anchor]
-        self._counted(size, place, path)
-        return value
-
-    def _counted(self, size: int, place: Place, path: Path_) -> None:
+    def _aliased(self, event: Any, path: Path_) -> Any:
+        if event.anchor not in self._anchors:
+            reason = f"the alias *{event.anchor} stands before its anchor, or in it"
+            self._fail(_place(event), path, reason, "write the value out")
+        value, size = self._anchors[event.anchor]
         self._count += size
         if self._count > _MAX_VALUES:
-            self._fail(place, path, "too many values (aliases that multiply?)", "write fewer")
+            self._fail_as_too_many(event, path)
+        return value
 
-    def _sequence(self, path: Path_) -> list[Any]:
+    def _fail_as_too_many(self, event: Any, path: Path_) -> NoReturn:
+        self._fail(_place(event), path, "too many values (aliases that multiply?)", "write fewer")
+
+    def _sequence(self, path: Path_, inner: dict[str | int, _Spots]) -> list[Any]:
         values: list[Any] = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            values.append(self._value(event, (*path, len(values))))
-        return values
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            index = len(values)
+            value, inner[index] = self._value(event, (*path, index))
+            values.append(value)
+        return self._lists.setdefault(tuple(map(id, values)), values)
 
-    def _mapping(self, path: Path_) -> dict[str, Any]:
+    def _mapping(self, path: Path_, inner: dict[str | int, _Spots]) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            place = _place(event)
-            if not isinstance(event, yaml.ScalarEvent):
-                self._note(place, path, "a key that is not text", "write a plain key")
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            if type(event) is not yaml.ScalarEvent:
+                self._note(_place(event), path, "a key that is not text", "write a plain key")
                 self._value(event, (*path, "?"))
-                self._value(next(self._events), (*path, "?"))
+                self._value(self._next(), (*path, "?"))
                 continue
-            key: str = event.value
-            inner = (*path, key)
-            if twice := key in values:
-                self._note(place, inner, f"{_short(key)} stands twice", "remove one of the two")
+            key: str = self._texts.setdefault(event.value, event.value)
+            at = (*path, key)
+            value, spots = self._value(self._next(), at)
+            if key in values:
+                self._note(_place(event), at, f"{_short(key)} stands twice", "remove one of the two")
+                continue
             # The place of the key: the value may stand lines below it.
-            self.places.setdefault(inner, place)
-            value = self._value(next(self._events), inner)
-            if not twice:
-                values[key] = value
-        return values
+            mark: Any = event.start_mark
+            spot: _Spot = mark.line << _COLUMN_BITS | mark.column
+            inner[key] = spot if isinstance(spots, int) else (spot, spots[1])
+            values[key] = value
+        return self._mappings.setdefault((*values, *map(id, values.values())), values)
 
-    def _plain(self, text: str, place: Place, path: Path_) -> Any:
+    def _scalar(self, event: Any, path: Path_) -> Any:
+        text: str = event.value
+        if event.style:
+            return self._texts.setdefault(text, text)
+        if text in self._plain:
+            return self._plain[text]
+        before = len(self.problems)
+        value = self._meaning(text, event, path)
+        if len(self.problems) == before:
+            self._plain[text] = self._texts.setdefault(value, value) if type(value) is str else value
+        return value
+
+    def _meaning(self, text: str, event: Any, path: Path_) -> Any:
         if text in _NULL:
             return None
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
         if _INT.fullmatch(text) or _OTHER_INT.fullmatch(text):
             if len(text) > _MAX_DIGITS:
-                self._note(place, path, f"{_short(text)} has too many digits", f"write at most {_MAX_DIGITS}")
+                reason = f"{_short(text)} has too many digits"
+                self._note(_place(event), path, reason, f"write at most {_MAX_DIGITS}")
                 return 0
             return int(text, 10 if _INT.fullmatch(text) else 0)
         if _NOT_A_NUMBER.fullmatch(text) or (_FLOAT.fullmatch(text) and math.isinf(float(text))):
-            self._note(place, path, f"{_short(text)} is no number that a server could use", "write a finite one")
+            reason = f"{_short(text)} is no number that a server could use"
+            self._note(_place(event), path, reason, "write a finite one")
             return 0.0
         return float(text) if _FLOAT.fullmatch(text) else text
 

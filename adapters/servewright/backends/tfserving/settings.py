@@ -199,7 +199,7 @@ def _session(fields: Mapping[str, Any]) -> Iterator[Outcome]:
 def _batching(spec: ModelSpec, extra: BatchingOptions) -> Iterator[Outcome]:
     most, key = spec.batching.max_size, "batching.max_execution_batch_size"
     execution = extra.max_execution_batch_size
-    if extra == BatchingOptions():
+    if extra is _NONE.batching or extra == _NONE.batching:
         return
     if most == 1:
         note = "batching is off: splitting without a max_size makes a broken queue"

@@ -201,7 +201,12 @@ def _literal(value: Any) -> str:
 
 def own_value(fleet: Fleet, name: str) -> Any:
     """Return the one value of a setting below ``tfserving:`` that belongs to the whole server."""
-    given = fleet.agreed(keys.NAME, lambda spec: keys.options(spec).model_dump(include={name}, exclude_unset=True))
+
+    def own(spec: ModelSpec) -> dict[str, Any]:
+        options = keys.options(spec)
+        return {name: getattr(options, name)} if name in options.model_fields_set else {}
+
+    given = fleet.agreed(keys.NAME, own)
     return given.get(name, getattr(Options(), name))
 
 
@@ -217,7 +222,10 @@ def session_fields(fleet: Fleet) -> dict[str, Any]:
 
 def _session_fields(spec: ModelSpec) -> dict[str, Any]:
     """Return a spec's session fields by the names of the definition, whichever way they are written."""
-    message = settings.session_message(keys.options(spec).session)
+    fields = keys.options(spec).session
+    if not fields:
+        return {}
+    message = settings.session_message(fields)
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
