@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,69 @@ class TestHttp:
         """A port that nobody listens on is said before anything is measured."""
         with pytest.raises(ProbeError, match=r"127\.0\.0\.1:1: .*refused"):
             measure(workload("127.0.0.1:1", Arrivals(rate=10)))
+
+
+class TestKeys:
+    """Servers that let nobody in without a key, and change it."""
+
+    @pytest.fixture
+    def guarded(self) -> Iterator[Guarded]:
+        """Serve to whoever has the key of the moment."""
+        server = Guarded(("127.0.0.1", 0), _Door)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    def test_a_key_that_somebody_renewed_costs_no_request(self, guarded: Guarded) -> None:
+        """The old key ends at once, for requests under way too: they are sent again, with the new one."""
+        guarded.renew_after = 40
+        load = workload(guarded.address, Arrivals(rate=100), duration_s=1.0)
+        found = measure(load, headers=lambda: {"Authorization": guarded.key})
+        assert guarded.refused > 0
+        assert (found.errors, len(found.latency)) == ({}, 100)
+
+    @pytest.mark.parametrize("pace", [Arrivals(rate=100), Closed(concurrency=2)])
+    def test_where_there_is_no_other_key_refusals_are_errors(self, guarded: Guarded, pace: Pace) -> None:
+        """Nothing is held back for a key that never comes."""
+        found = measure(workload(guarded.address, pace), headers=lambda: {"Authorization": "forged"})
+        assert set(found.errors) == {"HTTP 400"}
+        assert (found.error_share, len(found.latency)) == (1.0, 0)
+
+
+class Guarded(ThreadingHTTPServer):
+    """A server with a key that changes after so many answers."""
+
+    daemon_threads = True
+    key, renew_after, answered, refused = "first", 1 << 30, 0, 0
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _Door(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Guarded
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        known = self.headers["Authorization"] == self.server.key
+        if known:
+            self.server.answered += 1
+            if self.server.answered == self.server.renew_after:
+                self.server.key = "second"
+        else:
+            self.server.refused += 1
+        self.send_response(200 if known else 400)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 class TestOpenAndClosedLoop:

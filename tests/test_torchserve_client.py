@@ -119,6 +119,14 @@ class TestKeyFile:
         assert source.key("management") == "theirs"
         assert asked == []
 
+    def test_a_good_key_that_another_client_ended_is_not_used_again(self, keys: Keys, path: Path) -> None:
+        """A renewal ends the old key at once: the file tells, long before the old one would have expired."""
+        source, _, asked = keys
+        source.key("inference")
+        write_keys(path, "theirs", expires="2026-01-01T02:00:00Z")
+        assert source.key("inference") == "theirs"
+        assert asked == []
+
     def test_a_refused_key_is_replaced_from_the_file_first(self, keys: Keys, path: Path) -> None:
         """The file may hold a newer key; the server is asked only where it does not."""
         source, _, asked = keys

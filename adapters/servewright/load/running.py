@@ -39,9 +39,9 @@ def measure(
     """
     current = dict(headers())
     with _processes(workload, current) as pipes:
-        run = _Run(workload, pipes, on_window)
+        run = _Run(workload, pipes, headers, on_window)
         try:
-            run.follow(headers, current)
+            run.follow(current)
         except KeyboardInterrupt:
             run.ended = "interrupted"
         run.finish()
@@ -51,8 +51,8 @@ def measure(
 class _Run:
     """A load under way: every window as far as the processes have reported it."""
 
-    def __init__(self, workload: Workload, pipes: list[Connection], on_window: OnWindow) -> None:
-        self._workload, self._pipes, self._on_window = workload, pipes, on_window
+    def __init__(self, workload: Workload, pipes: list[Connection], headers: Headers, on_window: OnWindow) -> None:
+        self._workload, self._pipes, self._headers, self._on_window = workload, pipes, headers, on_window
         self._partial: dict[int, Window] = defaultdict(Window)
         self._reports: dict[int, int] = defaultdict(int)
         self._windows: list[Window] = []
@@ -60,7 +60,7 @@ class _Run:
         self._left = list(pipes)
         self.ended = "duration"
 
-    def follow(self, headers: Headers, current: dict[str, str]) -> None:
+    def follow(self, current: dict[str, str]) -> None:
         """Gather windows until the load is stable or over."""
         asked = time.monotonic()
         while self._left:
@@ -70,7 +70,7 @@ class _Run:
                 return
             if time.monotonic() - asked > _HEADERS_EVERY_S:
                 asked = time.monotonic()
-                if (fresh := dict(headers())) != current:
+                if (fresh := dict(self._headers())) != current:
                     current = fresh
                     self._tell(fresh)
 
@@ -125,6 +125,9 @@ class _Run:
         if report.get("done"):
             self._rest.add(report)
             self._left.remove(pipe)
+            return
+        if report.get("refused"):
+            pipe.send(dict(self._headers()))
             return
         index = report["window"]
         self._partial[index].add(report)

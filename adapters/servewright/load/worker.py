@@ -19,6 +19,9 @@ from servewright.load.selecting import new_event_loop
 from servewright.load.workload import Workload
 
 _CONNECT_AHEAD = 8
+# How a server turns a key away that holds no longer: TorchServe answers 400 over HTTP.
+_REFUSALS = frozenset({"HTTP 400", "HTTP 401", "HTTP 403", "PERMISSION_DENIED", "UNAUTHENTICATED"})
+_NO_OTHER_KEY_S = 1.0
 _CHUNK = 256  # requests sent between two looks at the answers, where the schedule is behind
 
 
@@ -102,6 +105,55 @@ class _Tally:
         return found
 
 
+class _Keys:
+    """Requests that were turned away may hold a key that somebody has renewed: they are sent again with the new one.
+
+    A renewal ends the old key at once, also for requests that are under way. ``ask`` asks for headers, ``send`` and
+    ``count`` take a request that is sent again, or has failed for good. Latency still counts from when it was meant to
+    leave.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], *, ask: Callable[[], None], count: Callable[[float, str], None]
+    ) -> None:
+        self._headers, self._ask, self._count = headers, ask, count
+        self._held: list[tuple[float, str]] = []
+        self._again: set[float] = set()
+        self._changed = self._deaf_until = 0.0
+
+    def done(self, started: float, error: str, send: Callable[[float], None]) -> None:
+        """Count a request that has ended, or hold it until there is another key."""
+        if error not in _REFUSALS or not self._headers or started in self._again:
+            self._again.discard(started)
+            self._count(started, error)
+        elif started < self._changed:
+            self._again.add(started)
+            send(started)
+        elif time.monotonic() < self._deaf_until:
+            self._count(started, error)
+        else:
+            if not self._held:
+                self._ask()
+            self._held.append((started, error))
+
+    def held(self) -> list[float]:
+        """Return when each request was meant to leave that waits for another key."""
+        return [started for started, _ in self._held]
+
+    def use(self, headers: Mapping[str, str], send: Callable[[float], None]) -> None:
+        """Go on with ``headers``: other ones free the requests that wait, the same ones are the server's last word."""
+        held, self._held = self._held, []
+        if headers == self._headers:
+            self._deaf_until = time.monotonic() + _NO_OTHER_KEY_S
+            for started, error in held:
+                self._count(started, error)
+            return
+        self._headers, self._changed = headers, time.monotonic()
+        for started, _ in held:
+            self._again.add(started)
+            send(started)
+
+
 async def _work(pipe: Connection, job: Job) -> None:
     if job.workload.endpoint.transport == "grpc":
         from servewright.load.http2 import Sender
@@ -112,8 +164,11 @@ async def _work(pipe: Connection, job: Job) -> None:
     workload = job.workload
     over = asyncio.Event()
     relay: list[Callable[[float, str], None]] = [lambda _started, _error: None]
+    keys = _Keys(
+        job.headers, ask=lambda: pipe.send({"refused": True}), count=lambda started, error: relay[0](started, error)
+    )
     sender = Sender(
-        workload.endpoint, workload.payloads, lambda started, error: relay[0](started, error),
+        workload.endpoint, workload.payloads, lambda started, error: keys.done(started, error, sender.send),
         timeout_s=workload.timeout_s, connections=workload.connections, headers=job.headers,
     )  # fmt: skip
     try:
@@ -136,6 +191,10 @@ async def _work(pipe: Connection, job: Job) -> None:
             over.set()
         else:
             sender.use(order)
+            keys.use(order, sender.send)
+
+    def pending() -> list[float]:
+        return sender.pending() + keys.held()
 
     loop.add_reader(pipe.fileno(), obey)
     if isinstance(workload.pace, Arrivals):
@@ -152,12 +211,12 @@ async def _work(pipe: Connection, job: Job) -> None:
     while not over.is_set() and window < 6:
         end = start + (window + 1) * workload.window_s
         await _either(over, end - time.monotonic())
-        pipe.send(tally.flush(window, waiting=len(sender.pending())))
+        pipe.send(tally.flush(window, waiting=len(pending())))
         window += 1
     over.set()
-    await _drained(sender.pending, workload.timeout_s)
+    await _drained(pending, workload.timeout_s)
     now = time.monotonic()
-    for started in sender.pending():
+    for started in pending():
         if started >= start:
             tally.errors["unanswered"] += 1
             tally.latencies.append(now - started)

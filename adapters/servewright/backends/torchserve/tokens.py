@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from servewright.errors import ProbeError
@@ -71,12 +72,13 @@ class KeyFile:
         self._renew, self._now = renew, now
         self._lock = threading.Lock()
         self._tokens: Tokens | None = None
+        self._stamp = 0
         self._margin_s: dict[Kind, float] = {}
 
     def key(self, kind: Kind) -> str:
         """Return a key that is valid now and for a while; it is renewed first where it is not."""
         with self._lock:
-            token = self._token(kind, self._tokens or self._read())
+            token = self._token(kind, self._current())
             if self._stale(kind, token):
                 token = self._token(kind, self._read())  # another client may have renewed it
             if self._stale(kind, token):
@@ -94,7 +96,19 @@ class KeyFile:
             except ProbeError:
                 return False
 
+    def _current(self) -> Tokens:
+        """Return the tokens that are known, unless another client has renewed one since, as far as that shows."""
+        return self._tokens if self._tokens is not None and self._stamp == self._changed() else self._read()
+
+    def _changed(self) -> int:
+        """Return when the file changed, in nanoseconds; always the same for one inside a container."""
+        try:
+            return self.path.stat().st_mtime_ns if isinstance(self.path, Path) else self._stamp
+        except OSError:
+            return self._stamp
+
     def _read(self) -> Tokens:
+        self._stamp = self._changed()
         self._tokens = wait_until(
             lambda: Tokens.read(self.path), within_s=_SETTLES_WITHIN_S, every_s=0.05, what="the key file is readable"
         )
