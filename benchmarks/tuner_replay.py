@@ -1,10 +1,12 @@
-"""How well strategies tune on a recorded surface: the best throughput within a promise, for few measurements.
+"""How well strategies tune on recorded surfaces: the best throughput within a promise, for few measurements.
 
-    SERVEWRIGHT_SURFACES=folder python benchmarks/tuner_replay.py --seeds 200
+    python benchmarks/tuner_replay.py --seeds 200
+    python benchmarks/tuner_replay.py torchserve-mlp --seeds 20 --rows rows.jsonl
 
-A surface (see `simulation_accuracy.py` for its form) is replayed: a point is a batching setting under a load, and a
-strategy sees of it what was recorded. Every strategy may ask for one point in twenty; service times count as points.
-The table tells in how many of the seeds a strategy's pick has at least 95 % of the best throughput that any point has
+A surface (``surfaces/``, and what lies in ``SERVEWRIGHT_SURFACES``) is replayed: a point is a batching setting under a
+load, and a strategy sees of it what was recorded. Every strategy may ask for one point in twenty; service times count
+as points. The promises of a surface are four p99 that a tenth, three, five and seven tenths of its points keep. The
+table tells in how many of the seeds a strategy's pick has at least 95 % of the best throughput that any point has
 within the promise, and the mean share.
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,43 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from surfaces.surface import Point, Surface, key, surfaces
 
-from servewright.backends.tfserving.simulation import SCHEDULER
 from servewright.tuning.search import Question, broken, search
-from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Settings
+from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime
 
 # Its neighbour packaging.py must not stand in for the library that Optuna imports.
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
 
-SLOS_MS = (10.0, 20.0, 30.0, 50.0)
+KEPT_BY = (0.1, 0.3, 0.5, 0.7)
 SHARE = 0.05
 GOOD = 0.95
 
-Points = list[tuple[Settings, Load, Seen]]
-
-
-def surface(path: Path) -> Points:
-    found: Points = []
-    for line in path.read_text().splitlines():
-        row: dict[str, Any] = json.loads(line)
-        for cell in row["results"]:
-            load = Load(concurrency=cell["value"]) if cell["load"] == "closed" else Load(rate=cell["value"])
-            done = cell["rate"] * 2.5
-            seen = Seen(
-                rate=cell["rate"], p50_ms=cell["p50_ms"], p90_ms=cell["p90_ms"], p99_ms=cell["p99_ms"],
-                error_share=cell["errors"] / max(done + cell["errors"], 1),
-            )  # fmt: skip
-            # Without batching another scheduler is at work: strategies know it as a batch of one.
-            found.append((dict(row["batching"] or {}), load, seen))
-    return found
+Points = Sequence[Point]
 
 
 class Recording:
     """Answers a search from the surface."""
 
-    def __init__(self, points: Points, alone: dict[int, tuple[float, float]], goal: Goal) -> None:
-        self.seen = {(key(settings), str(load)): seen for settings, load, seen in points}
-        self.alone, self.goal, self.asked = alone, goal, 0
+    def __init__(self, surface: Surface, goal: Goal) -> None:
+        self.seen = {(key(point.settings), str(point.load)): point.seen for point in surface.points}
+        self.alone, self.goal, self.asked = surface.alone_ms, goal, 0
 
     def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
         self.asked += len(rows)
@@ -78,24 +63,25 @@ class Recording:
         return False
 
 
-def key(settings: Settings) -> str:
-    return json.dumps(settings, sort_keys=True)
+def promises(surface: Surface) -> list[float]:
+    """Return the p99, in milliseconds to two digits, that so many of the points keep."""
+    tails = [point.seen.percentile_ms(0.99) for point in surface.points]
+    return [float(f"{np.quantile(tails, share):.2g}") for share in KEPT_BY]
 
 
-def goal_of(points: Points, slo_ms: float, budget: int, seed: int) -> Goal:
-    loads = list({str(load): load for _, load, _ in points}.values())
-    loads.sort(key=lambda load: (load.concurrency is None, load.concurrency or load.rate))
-    return Goal(maximise="rate", latency_ms={"p99": slo_ms}, errors=0.0, loads=tuple(loads), budget=budget, seed=seed)
+def goal_of(surface: Surface, slo_ms: float, budget: int, seed: int) -> Goal:
+    return Goal(
+        maximise="rate", latency_ms={"p99": slo_ms}, errors=0.0, loads=surface.loads, budget=budget, seed=seed
+    )  # fmt: skip
 
 
 def kept(goal: Goal, seen: Seen, load: Load) -> float:
     return 0.0 if broken(goal, seen, load) else seen.rate
 
 
-def ours(points: Points, alone: dict[int, tuple[float, float]], goal: Goal) -> tuple[float, int]:
-    recording = Recording(points, alone, goal)
-    grid = list({key(settings): settings for settings, _, _ in points if settings}.values())
-    found = search(grid, goal, SCHEDULER, recording)
+def ours(surface: Surface, goal: Goal) -> tuple[float, int]:
+    recording = Recording(surface, goal)
+    found = search(surface.settings, goal, surface.scheduler, recording)
     return (found.best.rate if found.best else 0.0), recording.asked
 
 
@@ -112,8 +98,8 @@ class Counted:
             if self.left == 0:
                 raise StopIteration
             self.left -= 1
-            _, load, seen = self.points[point]
-            self.known[point] = kept(self.goal, seen, load)
+            found = self.points[point]
+            self.known[point] = kept(self.goal, found.seen, found.load)
             self.best = max(self.best, self.known[point])
         return self.known[point]
 
@@ -146,10 +132,10 @@ def hill_climbing(points: Points, goal: Goal) -> tuple[float, int]:
 
 def coordinates(points: Points) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return each point as ranks: of each knob's value, and of the load within its kind."""
-    names = sorted({name for settings, _, _ in points for name in settings})
-    columns = [[settings.get(name, -1) for settings, _, _ in points] for name in names]
-    columns.append([load.concurrency or 0 for _, load, _ in points])
-    columns.append([load.rate or 0 for _, load, _ in points])
+    names = sorted({name for point in points for name in point.settings})
+    columns = [[point.settings.get(name, -1) for point in points] for name in names]
+    columns.append([point.load.concurrency or 0 for point in points])
+    columns.append([point.load.rate or 0 for point in points])
     return np.array([np.unique(np.array(column, float), return_inverse=True)[1] for column in columns]).T
 
 
@@ -182,19 +168,20 @@ def tpe(points: Points, goal: Goal) -> tuple[float, int]:
     return counted.best, goal.budget - counted.left
 
 
-def one_seed(work: tuple[Points, dict[int, tuple[float, float]], int, tuple[str, ...]]) -> list[dict[str, Any]]:
+def one_seed(work: tuple[Surface, int, tuple[str, ...]]) -> list[dict[str, Any]]:
     """Run every strategy under every promise with one seed."""
-    points, alone, seed, names = work
+    surface, seed, names = work
+    points = surface.points
     strategies: dict[str, Callable[[Goal], tuple[float, int]]] = {
-        "servewright": lambda goal: ours(points, alone, goal),
+        "servewright": lambda goal: ours(surface, goal),
         "Optuna TPE": lambda goal: tpe(points, goal),
         "hill climbing": lambda goal: hill_climbing(points, goal),
         "random": lambda goal: random_search(points, goal),
     }
     found = []
-    for slo in SLOS_MS:
-        goal = goal_of(points, slo, int(SHARE * len(points)), seed)
-        best = max(kept(goal, seen, load) for _, load, seen in points)
+    for slo in promises(surface):
+        goal = goal_of(surface, slo, int(SHARE * len(points)), seed)
+        best = max(kept(goal, point.seen, point.load) for point in points)
         for name in names:
             rate, asked = strategies[name](goal)
             found.append({"seed": seed, "slo": slo, "strategy": name, "share": rate / best, "asked": asked})
@@ -229,6 +216,7 @@ class OnceSimulated:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("surfaces", nargs="*", metavar="SURFACE", help="all that there are for none")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=2)
@@ -236,52 +224,56 @@ def main() -> int:
         "--rows", type=Path, help="append each result to this file, as JSON lines; seeds in it are done"
     )
     arguments = parser.parse_args()
-    folder = os.environ.get("SERVEWRIGHT_SURFACES")
-    if not folder:
-        print("no surfaces: set SERVEWRIGHT_SURFACES to a folder of NAME.jsonl and NAME-service-time.json")
-        return 0
     names = ("servewright", "Optuna TPE", "hill climbing", "random")
     try:
         import optuna  # noqa: F401
     except ImportError:
         print("Optuna is not installed: its row is left out (pip install optuna)", file=sys.stderr)
         names = tuple(name for name in names if name != "Optuna TPE")
-    for path in sorted(Path(folder).glob("*.jsonl")):
-        points = surface(path)
-        times = json.loads(path.with_name(f"{path.stem}-service-time.json").read_text())
-        alone = {int(rows): (ms[0], ms[1]) for rows, ms in next(iter(times.values())).items()}
-        replay(path.stem, points, alone, names, arguments)
+    rows: list[dict[str, Any]] = []
+    for surface in surfaces(arguments.surfaces):
+        rows += replay(surface, names, arguments)
+    print(f"{'all':<12}{'strategy':<16}{'seeds with 95 %':>16}{'mean share':>12}{'least':>8}{'asked':>8}")
+    _shown("all", rows, names)
     return 0
 
 
-def replay(
-    name: str, points: Points, alone: dict[int, tuple[float, float]], names: tuple[str, ...], arguments: Any
-) -> None:
+def replay(surface: Surface, names: tuple[str, ...], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Replay one surface with every seed that is not done yet, and print its table."""
     begin = time.monotonic()
     rows: list[dict[str, Any]] = []
     if arguments.rows and arguments.rows.exists():
-        rows = [row for row in map(json.loads, arguments.rows.read_text().splitlines()) if row["surface"] == name]
+        known = map(json.loads, arguments.rows.read_text().splitlines())
+        rows = [row for row in known if row["surface"] == surface.name]
     wanted = set(range(arguments.first, arguments.first + arguments.seeds)) - {row["seed"] for row in rows}
-    work = [(points, alone, seed, names) for seed in sorted(wanted)]
+    work = [(surface, seed, names) for seed in sorted(wanted)]
     with Pool(arguments.processes, initializer=_prepare) as pool:
         for found in pool.imap_unordered(one_seed, work):
-            rows += (new := [{"surface": name, **each} for each in found])
+            rows += (new := [{"surface": surface.name, **each} for each in found])
             if arguments.rows:
                 with arguments.rows.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in new)
     seeds = len({row["seed"] for row in rows})
-    budget = int(SHARE * len(points))
-    print(f"{name}: {len(points)} points, at most {budget} asked, {seeds} seeds, {time.monotonic() - begin:.0f} s")
+    count, budget = len(surface.points), int(SHARE * len(surface.points))
+    print(f"{surface.name}: {count} points, at most {budget} asked, {seeds} seeds, {time.monotonic() - begin:.0f} s")
     print(f"{'p99 below':<12}{'strategy':<16}{'seeds with 95 %':>16}{'mean share':>12}{'least':>8}{'asked':>8}")
-    for slo in SLOS_MS:
-        for strategy in names:
-            mine = [row for row in rows if row["slo"] == slo and row["strategy"] == strategy]
-            shares = np.array([row["share"] for row in mine])
-            asked = np.mean([row["asked"] for row in mine])
-            print(
-                f"{f'{slo:g} ms':<12}{strategy:<16}{np.mean(shares >= GOOD):>16.1%}{shares.mean():>12.1%}"
-                f"{shares.min():>8.1%}{asked:>8.1f}"
-            )
+    for slo in promises(surface):
+        _shown(f"{slo:g} ms", [row for row in rows if row["slo"] == slo], names)
+    return rows
+
+
+def _shown(title: str, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    for strategy in names:
+        mine = [row for row in rows if row["strategy"] == strategy]
+        if not mine:
+            continue
+        shares = np.array([row["share"] for row in mine])
+        asked = np.mean([row["asked"] for row in mine])
+        print(
+            f"{title:<12}{strategy:<16}{np.mean(shares >= GOOD):>16.1%}{shares.mean():>12.1%}{shares.min():>8.1%}"
+            f"{asked:>8.1f}",
+            flush=True,
+        )
 
 
 def _prepare() -> None:

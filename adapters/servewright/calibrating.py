@@ -27,9 +27,10 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "company": (0.0, 2.5),
     "overlap": (0.0, 1.0),
     "waking_s": (0.0, 3e-3),
+    "threading": (0.5, 4.0),
 }
 # What such servers usually have: a few measurements do not tell every number, and these fill in.
-_USUAL: Final = np.array([2e-4, 1.2e-4, 1.0, 1.6, 0.15, 0.8, 0.4, 4e-4])
+_USUAL: Final = np.array([2e-4, 1.2e-4, 1.0, 1.6, 0.15, 0.8, 0.4, 4e-4, 1.0])
 _PULL: Final = 0.1
 NUMBERS: Final = tuple(_RANGES)
 _WEIGHTS: Final = np.array([1.0, 0.6, 0.4, 0.4])  # of the rate and of PERCENTILES
@@ -185,7 +186,7 @@ def _service(model: Model, values: Floats) -> Service:
         sizes=model.sizes, batch_s=batch_s,
         crowding=np.stack([np.ones(len(values)), given["crowding"]], axis=1),
         answer_s=given["answer_s"], company=given["company"], overlap=given["overlap"], fixed_s=given["fixed_s"],
-        spread=given["spread"], waking_s=given["waking_s"],
+        spread=given["spread"], waking_s=given["waking_s"], threading=given["threading"],
     )  # fmt: skip
 
 

@@ -44,8 +44,8 @@ Start = Callable[[Moment], tuple[Floats, Floats]]
 class Policy:
     """Batching settings of a server, one value per setting; ``delay`` in seconds, ``room`` in queued requests.
 
-    ``admitted`` bounds the requests inside the server at once; ``allowed`` are sizes to which batches are padded,
-    ascending, empty where they are not.
+    ``admitted`` bounds the requests inside the server at once; ``threads`` compute one batch together; ``allowed`` are
+    sizes to which batches are padded, ascending, empty where they are not.
     """
 
     size: Ints
@@ -53,6 +53,7 @@ class Policy:
     workers: Ints
     room: Ints
     admitted: Ints
+    threads: Ints
     allowed: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -77,7 +78,8 @@ class Service:
     its successor, takes; one after the other. ``overlap``: the share, 0 to 1, of that time by which a batch that runs
     meanwhile takes longer. ``fixed_s``: latency that costs nobody's time. ``spread``: the standard deviation of a
     batch's time, as a share of it. ``waking_s``: what a batch takes longer on a machine that was idle for some
-    milliseconds.
+    milliseconds. ``threading``: the factor for each doubling of the threads that compute a batch together; over 1 where
+    they hinder each other, as they do where others need the cores.
     """
 
     sizes: Ints
@@ -89,6 +91,7 @@ class Service:
     company: Floats
     overlap: Floats
     waking_s: Floats
+    threading: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +181,7 @@ class _Steps:
         self.busy_until = np.zeros(rows)
         self.random = np.random.default_rng(seed)
         self.worker = np.zeros(rows, np.int64)
-        self.table = _tables(policy, service)
+        self.table = _tables(policy, service) * (service.threading ** np.log2(policy.threads))[:, None]
         self.finished: list[tuple[Floats, Ints]] = []
 
     def next_start(self, start: Start, first: Floats, full: Floats) -> tuple[Floats, Floats]:

@@ -30,7 +30,6 @@ from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Se
 
 _TIMEOUT_S: Final = 10.0
 _SERVICE_S: Final = 2.0
-_WARM_UP_S: Final = 1.0
 _PER_PROCESS: Final = 4000.0  # requests per second that one process sends with ease
 
 
@@ -86,6 +85,7 @@ class LiveBench:
     goal: Goal
     backends: Sequence[str]
     each_s: float = 5.0
+    warm_up_s: float = 1.0
     until: float | None = None
     identity: Identity | None = None
     _held: ExitStack = field(default_factory=ExitStack)
@@ -102,17 +102,17 @@ class LiveBench:
         """Tell whether the time is spent."""
         return self.until is not None and time.monotonic() >= self.until
 
-    def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
-        """Measure requests of many rows, one at a time, on the server as its spec has it."""
+    def service_times(self, rows: Sequence[int], *, settings: Settings | None = None) -> list[ServiceTime]:
+        """Measure requests of many rows, one at a time; without ``settings``, as the backend has nothing batched."""
         self.close()
         signature = self.subject.document.spec.signature
-        with self.running(None) as serving:
+        with self.running(settings or self.subject.tuning.alone) as serving:
             if not batchable(signature):
                 rows = rows[:1]
             found = []
             for count in rows:
                 payload = self._payload(serving, count)
-                seen = self._loaded(serving, Closed(concurrency=1), payloads=payload, seconds=_SERVICE_S)
+                seen = self.loaded(serving, Closed(concurrency=1), payloads=payload, seconds=_SERVICE_S)
                 found.append(_service_time(count, seen))
         return found
 
@@ -124,7 +124,7 @@ class LiveBench:
                 self.close()
                 self._serving = self._held.enter_context(self.running(question.settings))
                 self._settings = question.settings
-            seen = self._loaded(self._serving, question.load.pace)
+            seen = self.loaded(self._serving, question.load.pace)
             if seen.ended == "interrupted":
                 raise KeyboardInterrupt
             if not self._serving.server.alive():
@@ -145,7 +145,7 @@ class LiveBench:
 
     def once(self, serving: Serving, load: Load) -> Seen:
         """Return what users of a server see."""
-        seen = self._loaded(serving, load.pace)
+        seen = self.loaded(serving, load.pace)
         if seen.ended == "interrupted":
             raise KeyboardInterrupt
         return seen_of(seen)
@@ -181,14 +181,15 @@ class LiveBench:
         found, _ = requests.prepared(document, backend, serving.client, self.subject.transport, inputs)
         return found
 
-    def _loaded(
+    def loaded(
         self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0
     ) -> Measurement:
+        """Load a server: for ``seconds``, or until it is stable for none."""
         rate = _PER_PROCESS - 1 if isinstance(pace, Closed) else pace.rate
         workload = Workload(
             endpoint=requests.endpoint(serving.server, self.subject.transport),
-            payloads=payloads or serving.payloads, pace=pace, duration_s=seconds or self.each_s, warm_up_s=_WARM_UP_S,
-            timeout_s=_TIMEOUT_S, processes=1 + int(rate // _PER_PROCESS), settle=not seconds,
+            payloads=payloads or serving.payloads, pace=pace, duration_s=seconds or self.each_s,
+            warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S, processes=1 + int(rate // _PER_PROCESS), settle=not seconds,
         )  # fmt: skip
         pid = getattr(serving.server.handle, "pid", None)
         return measure(workload, headers=serving.headers, saturated=server_of(pid))

@@ -102,4 +102,8 @@ def spec_keys(settings: Settings) -> Mapping[str, Any]:
     return found
 
 
-TUNING = Tuning(scheduler=SCHEDULER, knobs=knobs, default=default, keys=spec_keys, complete=complete)
+_ALONE: Final[Settings] = {
+    "max_batch_size": 1, "batch_timeout_micros": 0, "num_batch_threads": 1, "intra_op_parallelism": 1,
+    "max_enqueued_batches": keys.DEFAULT_ENQUEUED_BATCHES, "allowed_batch_sizes": (),
+}  # fmt: skip
+TUNING = Tuning(scheduler=SCHEDULER, knobs=knobs, default=default, keys=spec_keys, complete=complete, alone=_ALONE)

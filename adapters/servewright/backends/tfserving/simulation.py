@@ -47,6 +47,7 @@ def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
         workers=column("num_batch_threads", _DEFAULT_THREADS),
         room=size * np.maximum(column("max_enqueued_batches", 10), 1),
         admitted=column("server_threads", _UNBOUNDED),
+        threads=np.maximum(column("intra_op_parallelism", 1), 1),
         allowed=tuple(tuple(each.get("allowed_batch_sizes", ())) for each in settings),
     )
 

@@ -37,6 +37,7 @@ def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
         workers=column("workers", 1),
         room=column("jobQueueSize", _DEFAULT_QUEUE),
         admitted=np.full(len(settings), _UNBOUNDED),
+        threads=np.maximum(column("OMP_NUM_THREADS", 1), 1),
         allowed=(),
     )
 

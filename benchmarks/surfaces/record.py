@@ -1,0 +1,25 @@
+"""Record surfaces: what users see of every batching setting of a model under four loads, on a real server.
+
+    python benchmarks/surfaces/record.py                       # all six; goes on where it stopped
+    python benchmarks/surfaces/record.py torchserve-cnn --seconds 2
+
+A surface is a file of JSON lines in this folder, each on the disk before the next measurement: what is recorded, where
+and when; how long requests of many rows take alone, for each number of threads; the loads; then a cell for each setting
+under each load, settings in random order. Kill it, or press Ctrl-C, at any moment: it goes on with the cells that are
+missing, also days later. ``again`` counts repetitions: some settings are measured twice, which tells how well
+measurements repeat.
+
+What other programs take of the processors during a cell is in it, as a share (`foreign`), as is what the machine's
+host takes (`stolen`). A cell that was disturbed is measured again, up to three times, and the calmest is kept. Work at
+idle priority does not count: it gives way.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # Every process of a load imports this file anew: what they do not need is imported here alone.
+    from recording import main
+
+    sys.exit(main(__doc__))

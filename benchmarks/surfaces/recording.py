@@ -1,0 +1,228 @@
+"""What `record.py` does: see there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import models
+from servewright import pipeline, registry
+from servewright.load.measurement import Measurement
+from servewright.tuning import study, tuner
+from servewright.tuning.journal import Journal
+from servewright.tuning.live import LiveBench, Serving, Subject, seen_of
+from servewright.tuning.machine import machine, versions
+from servewright.tuning.study import Goal, Load, Settings
+
+HERE = Path(__file__).parent
+SURFACES = tuple(f"{backend}-{model}" for model in models.NAMES for backend in models.BACKENDS)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+CALLERS = (8, 64)
+SHARES = (0.3, 0.7)  # of the greatest rate: the open loops
+TRANSPORT = {"torchserve": "http", "tfserving": "grpc"}
+PACKAGES = ("torch", "torchserve", "tensorflow", "numpy")
+CALM, TRIES = 0.08, 3
+FEW = 200  # a tail is not known from fewer answers: then the cell is measured for longer
+
+
+def grid(backend: str) -> list[Settings]:
+    """Return the settings that are recorded: those of the tuner's grid, and some that it leaves out."""
+    if backend == "torchserve":
+        return [
+            {
+                "batchSize": size, "maxBatchDelay": delay, "workers": workers, "OMP_NUM_THREADS": threads,
+                "jobQueueSize": 128,
+            }
+            for size in (1, 2, 4, 8, 16, 32, 64)
+            for delay in ((1,) if size == 1 else (1, 2, 5, 10, 20))
+            for workers, threads in ((1, 1), (1, 2), (2, 1), (2, 2))
+            if (workers, threads) != (2, 2) or delay in (1, 5)
+        ]  # fmt: skip
+    return [
+        {
+            "max_batch_size": size, "batch_timeout_micros": delay, "num_batch_threads": batches,
+            "intra_op_parallelism": each, "max_enqueued_batches": max(10, 128 // size),
+        }
+        for size in (2, 4, 8, 16, 32, 64)
+        for delay in (0, 500, 1000, 2000, 5000, 10_000)
+        for batches, each in ((1, 1), (1, 2), (2, 1))
+    ]  # fmt: skip
+
+
+class Recorder:
+    """One surface under way."""
+
+    def __init__(self, name: str, options: argparse.Namespace, folder: Path) -> None:
+        self.name, self.options = name, options
+        backend_name, _, model = name.partition("-")
+        # In a process of its own: TensorFlow's threads and memory are not to lie beside what is measured.
+        command = [sys.executable, str(HERE / "models.py"), model, backend_name, str(folder / name)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        spec = folder / name / f"{model}.yaml"
+        fleet, backend = pipeline.load(spec), registry.get(backend_name)
+        subject = Subject(
+            fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, "auto", None),
+            tuning=tuner.tuning_of(backend), text=spec.read_text(), transport=TRANSPORT[backend_name],  # type: ignore[arg-type]
+        )  # fmt: skip
+        goal = Goal(maximise="rate", latency_ms={}, errors=1.0, loads=(Load(concurrency=64),), budget=1)
+        self.bench = LiveBench(
+            subject=subject, goal=goal, backends=registry.names(), each_s=options.seconds, warm_up_s=options.warm_up
+        )
+        self.grid = grid(backend_name)
+        path = HERE / f"{name}.jsonl"
+        about = {
+            "surface": name, "machine": machine().model_dump(), "versions": versions(PACKAGES), "began": study.now(),
+            "seconds": options.seconds, "warm_up_s": options.warm_up, "transport": TRANSPORT[backend_name],
+            "settings": len(self.grid),
+        }  # fmt: skip
+        self.journal = Journal.resume(path) if path.exists() else Journal.create(path, about)
+
+    def run(self) -> None:
+        """Record what is missing."""
+        self._service_times()
+        loads = self._loads()
+        done = {(_key(fact["settings"]), str(Load(**fact["load"])), fact["again"]) for fact in self.journal.all("cell")}
+        order = np.random.default_rng(7).permutation(len(self.grid)).tolist()
+        work = [(self.grid[at], 0) for at in order] + [(self.grid[at], 1) for at in order[: self.options.repeat]]
+        begin, measured = time.monotonic(), 0
+        for place, (settings, again) in enumerate(work):
+            missing = [load for load in loads if (_key(settings), str(load), again) not in done]
+            if not missing:
+                continue
+            with self._serving(settings) as serving:
+                for load in missing:
+                    cell = self._cell(serving, load)
+                    about = {"settings": settings, "load": load.model_dump(exclude_none=True), "again": again}
+                    self.journal.append("cell", about | cell)
+            measured += 1
+            left = (time.monotonic() - begin) / measured * (len(work) - place - 1)
+            print(f"{self.name}: {place + 1} of {len(work)} settings, {left / 60:.0f} min left", flush=True)
+
+    def _service_times(self) -> None:
+        """Record how long requests of many rows take alone, for each number of threads."""
+        known = {fact["threads"] for fact in self.journal.all("service_times")}
+        for settings in self.grid:
+            name = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in settings else "intra_op_parallelism"
+            threads = settings[name]
+            if threads in known:
+                continue
+            known.add(threads)
+            found = self.bench.service_times(ROWS, settings=self.bench.subject.tuning.alone | {name: threads})
+            said = self.bench.identity
+            assert said is not None
+            server = {"name": said.name, "version": said.version, "stand_in": said.stand_in}
+            self.journal.append(
+                "service_times", {"threads": threads, "server": server, "found": [each.model_dump() for each in found]}
+            )
+
+    def _loads(self) -> list[Load]:
+        """Return the loads: callers that wait, and shares of the greatest rate that a few settings reach."""
+        facts = self.journal.all("loads")
+        if not facts:
+            likely = [each for each in self.grid if (each.get("batchSize") or each.get("max_batch_size")) in (16, 32)]
+            tops = []
+            for settings in likely[:: max(1, len(likely) // 4)]:
+                with self._serving(settings) as serving:
+                    tops.append(self._cell(serving, Load(concurrency=64))["rate"])
+            rates = [float(f"{share * max(tops):.2g}") for share in SHARES]
+            loads = [Load(concurrency=each) for each in CALLERS] + [Load(rate=each) for each in rates]
+            self.journal.append("loads", {"loads": [each.model_dump(exclude_none=True) for each in loads]})
+            return loads
+        return [Load(**each) for each in facts[0]["loads"]]
+
+    @contextmanager
+    def _serving(self, settings: Settings) -> Iterator[Serving]:
+        with self.bench.running(settings) as serving:
+            try:
+                yield serving
+            finally:
+                # Nothing of it is needed any more: TorchServe's orderly end takes two seconds.
+                if serving.server.handle is not None:
+                    serving.server.handle.stop(0.0)
+
+    def _cell(self, serving: Serving, load: Load) -> dict[str, Any]:
+        tried: list[dict[str, Any]] = []
+        seconds = self.options.seconds
+        while len(tried) < TRIES:
+            before = Used.now()
+            seen = self.bench.loaded(serving, load.pace, seconds=seconds)
+            if seen.ended == "interrupted":
+                raise KeyboardInterrupt
+            foreign, stolen = Used.now().since(before)
+            if len(seen.latency) < FEW and seconds == self.options.seconds:
+                seconds *= 2.5
+                continue
+            tried.append(_shown(seen) | {"foreign": round(foreign, 3), "stolen": round(stolen, 3)})
+            if foreign + stolen <= CALM:
+                break
+        return min(tried, key=lambda each: each["foreign"] + each["stolen"])
+
+
+def _shown(seen: Measurement) -> dict[str, Any]:
+    return {
+        **seen_of(seen).model_dump(), "answers": len(seen.latency), "seconds": round(seen.seconds, 2),
+        "client_busy": round(seen.busiest, 3), "client_bound": bool(seen.client_bound),
+    }  # fmt: skip
+
+
+class Used:
+    """Processor seconds so far: of this program and its servers, of everybody, of the host; idle priority left out."""
+
+    def __init__(self, own: float, everybody: float, host: float, at: float) -> None:
+        self.own, self.everybody, self.host, self.at = own, everybody, host, at
+
+    @classmethod
+    def now(cls) -> Used:
+        """Read the system's clocks; a load's processes have ended by then and count as ours."""
+        mine = psutil.Process().cpu_times()
+        own = mine.user + mine.system + mine.children_user + mine.children_system
+        for each in psutil.Process().children(recursive=True):
+            try:
+                times = each.cpu_times()
+            except psutil.Error:
+                continue
+            own += times.user + times.system
+        whole = psutil.cpu_times()
+        busy = whole.user + whole.system + getattr(whole, "irq", 0.0) + getattr(whole, "softirq", 0.0)
+        return cls(own, busy, getattr(whole, "steal", 0.0), time.monotonic())
+
+    def since(self, before: Used) -> tuple[float, float]:
+        """Return which shares of all processors strangers and the host took."""
+        whole = (self.at - before.at) * (os.cpu_count() or 1)
+        foreign = (self.everybody - before.everybody) - (self.own - before.own)
+        return max(foreign, 0.0) / whole, (self.host - before.host) / whole
+
+
+def _key(settings: Settings) -> str:
+    return repr(sorted(settings.items()))
+
+
+def main(about: str | None = None) -> int:
+    """Record the surfaces that the command line names; ``about`` is what --help says."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("surfaces", nargs="*", metavar="SURFACE", help=f"of {', '.join(SURFACES)}; all for none")
+    parser.add_argument("--seconds", type=float, default=1.5, help="how long a cell is measured")
+    parser.add_argument("--warm-up", type=float, default=0.4)
+    parser.add_argument("--repeat", type=int, default=6, help="how many settings are measured twice")
+    options = parser.parse_args()
+    if unknown := set(options.surfaces) - set(SURFACES):
+        parser.error(f"no surface {', '.join(sorted(unknown))}; choose from {', '.join(SURFACES)}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.surfaces or SURFACES:
+            try:
+                Recorder(name, options, Path(folder)).run()
+            except KeyboardInterrupt:
+                print(f"{name}: interrupted; run it again to go on", file=sys.stderr)
+                return 130
+    return 0
