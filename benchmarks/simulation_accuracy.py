@@ -1,83 +1,104 @@
-"""How near the simulation comes to a recorded surface of TensorFlow Serving, on settings that it was not fitted to.
+"""How near the simulation comes to recorded surfaces, on settings that it was not calibrated with.
 
-    python benchmarks/simulation_accuracy.py surface.jsonl service-time.json
+    python benchmarks/simulation_accuracy.py
+    python benchmarks/simulation_accuracy.py torchserve-mlp --seeds 3
 
-A surface has one line per batching setting: ``{"batching": {...}, "results": [{"load": "closed"|"open", "value": ...,
-"rate": ..., "p50_ms": ..., "p90_ms": ..., "p99_ms": ...}, ...]}``; the service times are ``{rows: [median_ms, ...]}``
-below any one key. A twentieth of the cells, drawn by a seed, is fitted; all cells of settings that none of them is
-from are predicted.
+The model is calibrated with a twentieth of the cells, drawn by a seed from a tenth of the settings, and predicts all
+cells of all other settings are predicted. Beside the errors stands the spread: by how much a cell differs that was
+measured again, where the surface has such. A prediction cannot be nearer than a measurement repeats.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from surfaces.surface import Point, Surface, key, surfaces
 
-from servewright.backends.tfserving.simulation import SCHEDULER
-from servewright.calibrating import Cell, fit
-from servewright.load.arrivals import Arrivals
-from servewright.load.workload import Closed
+from servewright.calibrating import PERCENTILES, Cell, fit
+from servewright.simulating import Floats
 
 STALL_MS = 100.0
+MOST_ERRORS = 0.01  # a server that turns requests away tells latencies of the lucky ones
 
 
-def cells(path: Path) -> list[Cell]:
-    found = []
-    for line in path.read_text().splitlines():
-        row: dict[str, Any] = json.loads(line)
-        if row["batching"] is None:
-            continue  # without batching, another scheduler is at work
-        for seen in row["results"]:
-            closed = seen["load"] == "closed"
-            pace = Closed(concurrency=seen["value"]) if closed else Arrivals(rate=seen["value"], poisson=True, seed=5)
-            percentiles = (seen["p50_ms"], seen["p90_ms"], seen["p99_ms"])
-            found.append(Cell(setting=row["batching"], pace=pace, rate=seen["rate"], percentiles_ms=percentiles))
-    return found
+def cell_of(point: Point) -> Cell:
+    return Cell(
+        setting=point.settings, pace=point.load.pace, rate=point.seen.rate,
+        percentiles_ms=tuple(point.seen.percentile_ms(share) for share in PERCENTILES),
+    )  # fmt: skip
+
+
+def off(found: Sequence[float] | Floats, true: Sequence[float] | Floats) -> Floats:
+    """Return by which share each value is off."""
+    return np.abs(np.asarray(found) / np.asarray(true) - 1)
+
+
+def predicted(surface: Surface, seed: int) -> None:
+    """Calibrate with a few settings, predict the rest, and print the errors."""
+    random = np.random.default_rng(seed)
+    points = [point for point in surface.points if point.seen.p99_ms and point.seen.error_share <= MOST_ERRORS]
+    settings = surface.settings
+    chosen = random.choice(len(settings), max(len(settings) // 10, 4), replace=False)
+    calibrated = {key(settings[at]) for at in chosen.tolist()}
+    pool = [point for point in points if key(point.settings) in calibrated]
+    known = random.choice(len(pool), min(max(len(surface.points) // 20, 4), len(pool)), replace=False)
+    begin = time.monotonic()
+    alone_s = {rows: values[0] / 1e3 for rows, values in surface.alone_ms.items()}
+    model = fit(surface.scheduler, alone_s, [cell_of(pool[at]) for at in known.tolist()])
+    rest = [point for point in points if key(point.settings) not in calibrated]
+    found = model.predict([(point.settings, point.load.pace) for point in rest])
+    rates = off([rate for rate, _ in found], [point.seen.rate for point in rest])
+    tails = off([float(ms[2]) for _, ms in found], [point.seen.percentile_ms(0.99) for point in rest])
+    closed = np.array([point.load.concurrency is not None for point in rest])
+    calm = np.array([point.seen.percentile_ms(0.99) < STALL_MS for point in rest])
+    print(
+        f"  seed {seed}: calibrated with {len(known)} cells of {len(calibrated)} settings, predicted {len(rest)} of "
+        f"{len({key(point.settings) for point in rest})} in {time.monotonic() - begin:.1f} s"
+    )
+    for name, among in (
+        ("all", closed | ~closed),
+        ("closed loops", closed),
+        ("open loops", ~closed),
+        (f"open loops, measured p99 < {STALL_MS:g} ms", ~closed & calm),
+    ):
+        if among.any():
+            print(
+                f"    {name:<36}{among.sum():4} cells, median error: throughput {np.median(rates[among]):6.1%}, "
+                f"p99 {np.median(tails[among]):6.1%}",
+                flush=True,
+            )
+
+
+def spread(surface: Surface) -> None:
+    """Print by how much cells differ that were measured twice."""
+    twice = [(point.seen, point.again) for point in surface.points if point.again is not None]
+    twice = [(first, again) for first, again in twice if first.p99_ms and again.p99_ms]
+    if not twice:
+        print("  no cell was measured twice")
+        return
+    rates = off([again.rate for _, again in twice], [first.rate for first, _ in twice])
+    tails = off(
+        [again.percentile_ms(0.99) for _, again in twice], [first.percentile_ms(0.99) for first, _ in twice]
+    )  # fmt: skip
+    print(
+        f"  {len(twice)} cells were measured twice and differ by (median): throughput {np.median(rates):.1%}, "
+        f"p99 {np.median(tails):.1%}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("surface", type=Path)
-    parser.add_argument("service_time", type=Path)
+    parser.add_argument("surfaces", nargs="*", metavar="SURFACE", help="all that there are for none")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--settings", type=int, default=4, help="how many settings are measured for the fit")
     arguments = parser.parse_args()
-    everything = cells(arguments.surface)
-    table = next(iter(json.loads(arguments.service_time.read_text()).values()))
-    alone_s = {int(rows): values[0] / 1e3 for rows, values in table.items()}
-    settings = list({json.dumps(cell.setting, sort_keys=True): cell.setting for cell in everything}.values())
-    for seed in range(arguments.seeds):
-        random = np.random.default_rng(seed)
-        fitted = [settings[at] for at in random.choice(len(settings), arguments.settings, replace=False)]
-        pool = [cell for cell in everything if cell.setting in fitted]
-        known = [pool[at] for at in random.choice(len(pool), max(len(everything) // 20, 4), replace=False)]
-        begin = time.monotonic()
-        model = fit(SCHEDULER, alone_s, known)
-        rest = [cell for cell in everything if cell.setting not in fitted]
-        found = model.predict([(cell.setting, cell.pace) for cell in rest])
-        rates = np.array([abs(rate / cell.rate - 1) for (rate, _), cell in zip(found, rest, strict=True)])
-        tails = np.array([abs(ms[2] / cell.percentiles_ms[2] - 1) for (_, ms), cell in zip(found, rest, strict=True)])
-        closed = np.array([isinstance(cell.pace, Closed) for cell in rest])
-        calm = np.array([cell.percentiles_ms[2] < STALL_MS for cell in rest])
-        print(
-            f"seed {seed}: fitted to {len(known)} cells of {len(fitted)} settings, predicted {len(rest)} of "
-            f"{len(settings) - len(fitted)} in {time.monotonic() - begin:.1f} s"
-        )
-        for name, chosen in (
-            ("all", closed | ~closed),
-            ("closed loops", closed),
-            ("open loops", ~closed),
-            (f"open loops, measured p99 < {STALL_MS:g} ms", ~closed & calm),
-        ):
-            print(
-                f"  {name:<36}{chosen.sum():4} cells, median error: throughput {np.median(rates[chosen]):6.1%}, "
-                f"p99 {np.median(tails[chosen]):6.1%}"
-            )
+    for surface in surfaces(arguments.surfaces):
+        print(f"{surface.name}: {len(surface.settings)} settings, {len(surface.loads)} loads", flush=True)
+        spread(surface)
+        for seed in range(arguments.seeds):
+            predicted(surface, seed)
 
 
 if __name__ == "__main__":
