@@ -16,6 +16,7 @@ SCRIPTS = (
     "load_client.py",
     "load_tools.py",
     "embedded_throughput.py",
+    "simulation_accuracy.py",
     "tuner_replay.py",
     "tuned_over_default.py",
 )

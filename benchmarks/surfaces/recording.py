@@ -85,8 +85,8 @@ class Recorder:
         path = HERE / f"{name}.jsonl"
         about = {
             "surface": name, "machine": machine().model_dump(), "versions": versions(PACKAGES), "began": study.now(),
-            "seconds": options.seconds, "warm_up_s": options.warm_up, "transport": TRANSPORT[backend_name],
-            "settings": len(self.grid),
+            "seconds": options.seconds, "warm_up_s": options.warm_up, "settle_in_s": self.bench.settle_in_s,
+            "transport": TRANSPORT[backend_name], "settings": len(self.grid),
         }  # fmt: skip
         self.journal = Journal.resume(path) if path.exists() else Journal.create(path, about)
 
@@ -121,7 +121,8 @@ class Recorder:
                 continue
             known.add(threads)
             alone = self.bench.subject.tuning.alone | {name: threads}
-            found, others = calmest(partial(self.bench.service_times, ROWS, settings=alone))
+            with self._serving(alone) as serving:
+                found, others = calmest(partial(self.bench.timed, serving, ROWS))
             said = self.bench.identity
             assert said is not None
             server = {"name": said.name, "version": said.version, "stand_in": said.stand_in}

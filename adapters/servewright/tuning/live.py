@@ -30,6 +30,7 @@ from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Se
 
 _TIMEOUT_S: Final = 10.0
 _SERVICE_S: Final = 2.0
+_SETTLING_IN: Final = Closed(concurrency=64)
 _PER_PROCESS: Final = 4000.0  # requests per second that one process sends with ease
 
 
@@ -79,13 +80,18 @@ class Serving:
 
 @dataclass(slots=True, kw_only=True)
 class LiveBench:
-    """Answers questions by measuring; the server of the last question stays until another setting is asked for."""
+    """Answers questions by measuring; the server of the last question stays until another setting is asked for.
+
+    A new server is loaded for ``settle_in_s`` before anything is measured on it: what is compiled as it runs, Java and
+    TorchScript, takes its first thousand requests for that.
+    """
 
     subject: Subject
     goal: Goal
     backends: Sequence[str]
     each_s: float = 5.0
     warm_up_s: float = 1.0
+    settle_in_s: float = 1.5
     until: float | None = None
     identity: Identity | None = None
     _held: ExitStack = field(default_factory=ExitStack)
@@ -102,18 +108,21 @@ class LiveBench:
         """Tell whether the time is spent."""
         return self.until is not None and time.monotonic() >= self.until
 
-    def service_times(self, rows: Sequence[int], *, settings: Settings | None = None) -> list[ServiceTime]:
-        """Measure requests of many rows, one at a time; without ``settings``, as the backend has nothing batched."""
+    def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
+        """Measure requests of many rows, one at a time, on a server that batches nothing."""
         self.close()
-        signature = self.subject.document.spec.signature
-        with self.running(settings or self.subject.tuning.alone) as serving:
-            if not batchable(signature):
-                rows = rows[:1]
-            found = []
-            for count in rows:
-                payload = self._payload(serving, count)
-                seen = self.loaded(serving, Closed(concurrency=1), payloads=payload, seconds=_SERVICE_S)
-                found.append(_service_time(count, seen))
+        with self.running(self.subject.tuning.alone) as serving:
+            return self.timed(serving, rows)
+
+    def timed(self, serving: Serving, rows: Sequence[int]) -> list[ServiceTime]:
+        """Measure requests of many rows, one at a time; of one row, where the model takes no batches."""
+        if not batchable(self.subject.document.spec.signature):
+            rows = rows[:1]
+        found = []
+        for count in rows:
+            payload = self._payload(serving, count)
+            seen = self.loaded(serving, Closed(concurrency=1), payloads=payload, seconds=_SERVICE_S)
+            found.append(_service_time(count, seen))
         return found
 
     def measure(self, question: Question) -> Measured:
@@ -170,7 +179,12 @@ class LiveBench:
                 inputs = requests.samples(document, file=subject.data)
                 payloads, headers = requests.prepared(document, backend, client, subject.transport, inputs)
                 self.identity = backend.identity(client)
-                yield Serving(server=server, client=client, payloads=payloads, headers=headers, identity=self.identity)
+                serving = Serving(
+                    server=server, client=client, payloads=payloads, headers=headers, identity=self.identity
+                )
+                if self.loaded(serving, _SETTLING_IN, seconds=self.settle_in_s).ended == "interrupted":
+                    raise KeyboardInterrupt
+                yield serving
             finally:
                 client.close()
                 server.stop()
