@@ -19,16 +19,19 @@ from surfaces.surface import Point, Surface, key, surfaces
 
 from servewright.calibrating import PERCENTILES, Cell, fit
 from servewright.simulating import Floats
+from servewright.tuning.belief import Belief
 
 STALL_MS = 100.0
 MOST_ERRORS = 0.01  # a server that turns requests away tells latencies of the lucky ones
 
 
+def shown(point: Point) -> list[float]:
+    return [point.seen.rate, *(point.seen.percentile_ms(share) for share in PERCENTILES)]
+
+
 def cell_of(point: Point) -> Cell:
-    return Cell(
-        setting=point.settings, pace=point.load.pace, rate=point.seen.rate,
-        percentiles_ms=tuple(point.seen.percentile_ms(share) for share in PERCENTILES),
-    )  # fmt: skip
+    rate, *percentiles = shown(point)
+    return Cell(setting=point.settings, pace=point.load.pace, rate=rate, percentiles_ms=tuple(percentiles))
 
 
 def off(found: Sequence[float] | Floats, true: Sequence[float] | Floats) -> Floats:
@@ -49,9 +52,11 @@ def predicted(surface: Surface, seed: int) -> None:
     alone_s = {rows: values[0] / 1e3 for rows, values in surface.alone_ms.items()}
     model = fit(surface.scheduler, alone_s, [cell_of(pool[at]) for at in known.tolist()])
     rest = [point for point in points if key(point.settings) not in calibrated]
-    found = model.predict([(point.settings, point.load.pace) for point in rest])
-    rates = off([rate for rate, _ in found], [point.seen.rate for point in rest])
-    tails = off([float(ms[2]) for _, ms in found], [point.seen.percentile_ms(0.99) for point in rest])
+    measured = [pool[at] for at in known.tolist()]
+    belief = Belief.of(model, [(point.settings, point.load) for point in [*measured, *rest]])
+    rate, *_, tail = belief.corrected(range(len(measured)), np.array([shown(point) for point in measured]))
+    rates = off(np.exp(rate.mean[len(measured) :]), [point.seen.rate for point in rest])
+    tails = off(np.exp(tail.mean[len(measured) :]), [point.seen.percentile_ms(0.99) for point in rest])
     closed = np.array([point.load.concurrency is not None for point in rest])
     calm = np.array([point.seen.percentile_ms(0.99) < STALL_MS for point in rest])
     print(

@@ -10,6 +10,8 @@ from servewright.calibrating import PERCENTILES, Cell, fit
 from servewright.load.arrivals import Arrivals
 from servewright.load.workload import Closed, Pace
 from servewright.simulating import Predicted, Service, simulate_closed, simulate_open
+from servewright.tuning.belief import Belief
+from servewright.tuning.study import Load
 
 ALONE_S = {1: 1.0e-3, 4: 1.6e-3, 16: 3.0e-3, 64: 8.0e-3}
 
@@ -56,11 +58,14 @@ def test_predicts_settings_that_were_not_measured() -> None:
         for size in (8, 32) for delay in (0, 1000) for threads in (1, 2) for pace in (busy, calm)
     ]  # fmt: skip
     truth = [server(*each) for each in asked]
-    found = model.predict(asked)
-    rates = [abs(rate / true.rate - 1) for (rate, _), true in zip(found, truth, strict=True)]
-    tails = [abs(float(ms[2]) / true.percentile_ms(0.99) - 1) for (_, ms), true in zip(found, truth, strict=True)]
-    assert np.median(rates) < 0.10
-    assert np.median(tails) < 0.20
+    points = [(found.setting, Load.of(found.pace)) for found in known]
+    points += [(asked_for, Load.of(pace)) for asked_for, pace in asked]
+    shown = np.array([(found.rate, *found.percentiles_ms) for found in known])
+    rate, *_, tail = Belief.of(model, points).corrected(range(len(known)), shown)
+    rates = np.exp(rate.mean[len(known) :]) / [each.rate for each in truth] - 1
+    tails = np.exp(tail.mean[len(known) :]) / [each.percentile_ms(0.99) for each in truth] - 1
+    assert np.median(np.abs(rates)) < 0.10
+    assert np.median(np.abs(tails)) < 0.20
 
 
 def test_is_the_same_for_the_same_seed() -> None:

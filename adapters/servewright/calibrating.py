@@ -1,13 +1,13 @@
 """From a few measurements of a running server to a model of it, and from that to every other setting.
 
 The shape of the model is `Service`; its numbers are those with which the simulation shows what was measured. What it
-still gets wrong is carried over to settings and loads that are near to measured ones, less so the further away.
+still gets wrong is for `tuning.belief`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -36,9 +36,6 @@ NUMBERS: Final = tuple(_RANGES)
 _WEIGHTS: Final = np.array([1.0, 0.6, 0.4, 0.4])  # of the rate and of PERCENTILES
 _MOST_OFF: Final = 0.5  # one measurement with a stall in it must not bend the model
 _ROWS: Final = 500  # settings that are simulated together: more do not fit into the processor's cache
-_REACH: Final = 1.5
-_DOUBT: Final = 0.3
-_STALL: Final = 0.3
 _SCORED_S, _PREDICTED_S = 1.2, 5.0
 _MOST_ARRIVALS: Final = 8000  # a tail is known from so many, and a step for each is what costs time
 _SCORED_BATCHES, _PREDICTED_BATCHES = 200, 500
@@ -65,28 +62,11 @@ class Model:
     alone_s: Floats
     values: Floats
     error: float
-    cells: tuple[Cell, ...]
-    residuals: Floats
-
-    def predict(self, asked: Sequence[tuple[Setting, Pace]]) -> list[tuple[float, Floats]]:
-        """Return the rate, and the latencies in milliseconds by `PERCENTILES`, of each setting under its load."""
-        found = np.exp(np.log(self.simulated(asked)) - self._carried_over(asked))
-        return [(float(row[0]), row[1:]) for row in found]
 
     def simulated(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
         """Return the simulation's bare word, a row for each of ``asked``: the rate, and latencies by `PERCENTILES`."""
         values = np.tile(self.values, (len(asked), 1))
         return _shown(_simulated(self, asked, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES))
-
-    def _carried_over(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
-        """Return the log ratio by which the simulation is off near each of ``asked``."""
-        there = np.array([_place(cell.setting, cell.pace) for cell in self.cells])
-        here = np.array([_place(setting, pace) for setting, pace in asked])
-        near = np.exp(-((here[:, None] - there[None]) ** 2).sum(axis=2) / (2 * _REACH**2))
-        found: Floats = near @ self.residuals / (near.sum(axis=1) + _DOUBT)[:, None]
-        # An open loop that keeps up has the rate that was asked of it.
-        found[[isinstance(pace, Arrivals) for _, pace in asked], 0] = 0.0
-        return found
 
 
 def fit(
@@ -101,10 +81,10 @@ def fit(
     sizes = np.array(sorted(alone_s))
     model = Model(
         scheduler=scheduler, sizes=sizes, alone_s=np.array([alone_s[size] for size in sizes.tolist()]), values=low,
-        error=float("inf"), cells=tuple(cells), residuals=np.zeros((len(cells), 1 + len(PERCENTILES))),
+        error=float("inf"),
     )  # fmt: skip
     found = low + (high - low) * random.random((240, len(low)))
-    errors = _errors(model, found)
+    errors = _errors(model, cells, found)
     for _ in range(rounds):
         best = np.argsort(errors)[:24]
         elite, kept = found[best], errors[best]
@@ -113,31 +93,19 @@ def fit(
         moved += 0.3 * (elite[0] - elite[parent]) * (random.random((72, 1)) < 0.5)
         moved += random.normal(size=moved.shape) * (high - low) * 0.01
         moved = np.clip(moved, low, high)
-        found, errors = np.vstack([elite, moved]), np.concatenate([kept, _errors(model, moved)])
-    values = found[errors.argmin()]
-    asked = [(cell.setting, cell.pace) for cell in cells]
-    shown = _shown(
-        _simulated(model, asked, np.tile(values, (len(cells), 1)), seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES)
-    )
-    residuals = np.clip(np.log(shown / _measured(cells)), -_MOST_OFF, _MOST_OFF)
-    # A tail far beyond what the rest of its measurement explains was a stall: it would come in no other setting.
-    stalled = residuals[:, -1] < residuals[:, -2] - _STALL
-    residuals[stalled, -1] = residuals[stalled, -2]
-    return Model(
-        scheduler=scheduler, sizes=sizes, alone_s=model.alone_s, values=values, error=float(errors.min()),
-        cells=tuple(cells), residuals=residuals,
-    )  # fmt: skip
+        found, errors = np.vstack([elite, moved]), np.concatenate([kept, _errors(model, cells, moved)])
+    return replace(model, values=found[errors.argmin()], error=float(errors.min()))
 
 
-def _errors(model: Model, candidates: Floats) -> Floats:
-    asked = [(cell.setting, cell.pace) for cell in model.cells] * len(candidates)
-    values = np.repeat(candidates, len(model.cells), axis=0)
+def _errors(model: Model, cells: Sequence[Cell], candidates: Floats) -> Floats:
+    asked = [(cell.setting, cell.pace) for cell in cells] * len(candidates)
+    values = np.repeat(candidates, len(cells), axis=0)
     shown = _shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
-    off = np.abs(np.log(shown / np.tile(_measured(model.cells), (len(candidates), 1))))
+    off = np.abs(np.log(shown / np.tile(_measured(cells), (len(candidates), 1))))
     errors: Floats = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1).mean(axis=1)
     low, high = np.array(list(_RANGES.values())).T
     pull: Floats = (((candidates - _USUAL) / (high - low)) ** 2).sum(axis=1)
-    return errors + _PULL * pull / len(model.cells)
+    return errors + _PULL * pull / len(cells)
 
 
 def _measured(cells: Sequence[Cell]) -> Floats:
@@ -188,11 +156,3 @@ def _service(model: Model, values: Floats) -> Service:
         answer_s=given["answer_s"], company=given["company"], overlap=given["overlap"], fixed_s=given["fixed_s"],
         spread=given["spread"], waking_s=given["waking_s"], threading=given["threading"],
     )  # fmt: skip
-
-
-def _place(setting: Setting, pace: Pace) -> tuple[float, ...]:
-    """Return where a measurement lies: the kind of load far apart, doubled numbers equally far from each other."""
-    closed = isinstance(pace, Closed)
-    size = pace.concurrency if isinstance(pace, Closed) else pace.rate
-    numbers = [setting[name] for name in sorted(setting) if isinstance(setting[name], (int, float))]
-    return (0.0 if closed else 3.0, 0.5 * float(np.log2(size)), *(0.5 * float(np.log2(1 + each)) for each in numbers))

@@ -14,15 +14,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from servewright.calibrating import Model
 from servewright.simulating import Floats
 from servewright.tuning.study import Load, Settings, Value
 
 # Standard deviations of log ratios: of all settings together, of neighbours together, of one measurement.
 _RATE: Final = (0.15, 0.10, 0.04)
-_LATENCY: Final = (0.15, 0.15, 0.08)
+_LATENCY: Final = (0.05, 0.2, 0.15)
 _KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
 _REACH: Final = 1.3
 _MOST_OFF: Final = 0.7
+_STALL: Final = 0.3
 _DOUBTS: Final = (1.0, 1.5, 2.0, 3.0)
 
 
@@ -78,6 +80,14 @@ def _load_place(load: Load) -> tuple[float, float]:
     return 3.0, 0.5 * math.log2(load.rate)
 
 
+def _without_stalls(seen: Floats, simulated: Floats) -> Floats:
+    """Return what was seen; a tail far beyond what the rest of it explains was a stall, which no other setting has."""
+    seen, off = seen.copy(), seen - simulated
+    stalled = off[:, -1] > off[:, -2] + _STALL
+    seen[stalled, -1] = (simulated[:, -1] + off[:, -2])[stalled]
+    return seen
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
     """Every point, a setting under a load: what the simulation says, and where it lies.
@@ -91,11 +101,22 @@ class Belief:
     kept_up: NDArray[np.bool_]
     closed: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, model: Model, points: Sequence[tuple[Settings, Load]]) -> Belief:
+        """Return what ``model`` says of ``points``."""
+        simulated = model.simulated([(settings, load.pace) for settings, load in points])
+        asked = np.array([load.rate or 0.0 for _, load in points])
+        return cls(
+            place=places([settings for settings, _ in points], [load for _, load in points]),
+            simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > 0.97 * asked),
+            closed=asked == 0,
+        )  # fmt: skip
+
     def corrected(self, measured: Sequence[int], shown: Floats) -> list[Guess]:
         """Return what is believed of the rate and of each latency, where points ``measured`` have ``shown`` theirs."""
         guesses: list[Guess] = []
-        simulated, seen = np.log(self.simulated), np.log(shown)
         at = np.array(measured, np.int64)
+        simulated, seen = np.log(self.simulated), _without_stalls(np.log(shown), np.log(self.simulated[at]))
         # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
         simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
         seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]

@@ -13,7 +13,7 @@ import numpy as np
 from servewright.calibrating import NUMBERS, Model
 from servewright.errors import InputError
 from servewright.simulating import Scheduler
-from servewright.tuning.belief import Belief, places
+from servewright.tuning.belief import Belief
 from servewright.tuning.study import Fleet, Load, Measured, Settings, Study
 
 HEAD_ROOM: Final = 0.3
@@ -60,17 +60,11 @@ def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float
     sizes = np.array([time.rows for time in study.service_times])
     model = Model(
         scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.service_times]),
-        values=np.array([study.model.values[name] for name in NUMBERS]), error=study.model.error, cells=(),
-        residuals=np.zeros((0, 4)),
+        values=np.array([study.model.values[name] for name in NUMBERS]), error=study.model.error,
     )  # fmt: skip
     known = [found for found in study.measurements if found.settings == settings and found.p99_ms and found.rate]
     loads = [Load(rate=each), *(found.load for found in known)]
-    simulated = model.simulated([(settings, load.pace) for load in loads])
-    closed = np.array([load.concurrency is not None for load in loads])
-    belief = Belief(
-        place=places([settings] * len(loads), loads), simulated=np.maximum(simulated, 1e-9),
-        kept_up=np.zeros(len(loads), np.bool_), closed=closed,
-    )  # fmt: skip
+    belief = Belief.of(model, [(settings, load) for load in loads])
     shown = np.array([_shown(found) for found in known]).reshape(len(known), 4)
     guess = belief.corrected(list(range(1, len(loads))), shown)[-1]
     return round(float(np.exp(guess.mean[0])), 3)

@@ -182,11 +182,9 @@ class _Search:
         fitted: Fitted = fit(self.scheduler, times, cells, rounds=self.rounds, seed=self.goal.seed)
         values = {name: float(value) for name, value in zip(NUMBERS, fitted.values, strict=True)}
         self.found.model = Model(values=values, error=fitted.error, rounds=self.rounds)
-        simulated = fitted.simulated([(settings, load.pace) for settings, load in self.points])
-        asked = np.array([load.rate or 0.0 for _, load in self.points])
-        kept_up = (asked > 0) & (simulated[:, 0] > 0.97 * asked)
+        belief = Belief.of(fitted, self.points)
         self.seconds = time.monotonic() - begin
-        return Belief(place=self.place, simulated=np.maximum(simulated, 1e-9), kept_up=kept_up, closed=asked == 0)
+        return belief
 
     def _holds(self, guesses: Sequence[Guess]) -> Floats:
         """Return the chance of each point to keep every promise on latency, and the rate that is asked."""
