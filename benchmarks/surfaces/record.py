@@ -10,8 +10,8 @@ missing, also days later. ``again`` counts repetitions: some settings are measur
 measurements repeat.
 
 What other programs take of the processors during a cell is in it, as a share (`foreign`), as is what the machine's
-host takes (`stolen`). A cell that was disturbed is measured again, up to three times, and the calmest is kept. Work at
-idle priority does not count: it gives way.
+host takes (`stolen`). A cell that was disturbed is measured again, up to three times, and the calmest is kept. Let
+nothing else run: even work at idle priority, which gives way at once, made settings two to five times slower here.
 """
 
 from __future__ import annotations

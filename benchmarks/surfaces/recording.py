@@ -190,7 +190,7 @@ def _shown(seen: Measurement) -> dict[str, Any]:
 
 
 class Used:
-    """Processor seconds so far: of this program and its servers, of everybody, of the host; idle priority left out."""
+    """Processor seconds so far: of this program and its servers, of everybody, of the host."""
 
     def __init__(self, own: float, everybody: float, host: float, at: float) -> None:
         self.own, self.everybody, self.host, self.at = own, everybody, host, at
@@ -207,7 +207,13 @@ class Used:
                 continue
             own += times.user + times.system
         whole = psutil.cpu_times()
-        busy = whole.user + whole.system + getattr(whole, "irq", 0.0) + getattr(whole, "softirq", 0.0)
+        busy = (
+            whole.user
+            + getattr(whole, "nice", 0.0)
+            + whole.system
+            + getattr(whole, "irq", 0.0)
+            + getattr(whole, "softirq", 0.0)
+        )
         return cls(own, busy, getattr(whole, "steal", 0.0), time.monotonic())
 
     def since(self, before: Used) -> tuple[float, float]:
