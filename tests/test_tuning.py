@@ -68,7 +68,7 @@ class Simulated:
         service = Service(
             sizes=np.array(list(ALONE_MS)), batch_s=np.array([list(ALONE_MS.values())]) / 1e3 - 2e-4,
             crowding=np.array([[1.0, 1.5]]), answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3,
-            fixed_s=one * 2e-4, spread=one * 0.1, waking_s=one * 3e-4, threading=one,
+            fixed_s=one * 2e-4, spread=one * 0.1, waking_s=one * 3e-4, threading=one, gathering_s=one * 3e-5,
         )  # fmt: skip
         assert isinstance(load.pace, Closed)
         callers = np.array([load.pace.concurrency])

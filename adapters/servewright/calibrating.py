@@ -14,23 +14,24 @@ import numpy as np
 
 from servewright.load.arrivals import Arrivals
 from servewright.load.workload import Closed, Pace
-from servewright.simulating import Floats, Ints, Predicted, Scheduler, Service, simulate_closed, simulate_open
+from servewright.simulating import Floats, Ints, Policy, Predicted, Scheduler, Service, simulate_closed, simulate_open
 
 PERCENTILES: Final = (0.5, 0.9, 0.99)
 # What is looked for: least and greatest.
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "fixed_s": (5e-5, 8e-4),
     "answer_s": (1e-6, 4e-4),
+    "gathering_s": (0.0, 6e-4),
     "scale": (0.7, 1.5),
     "crowding": (1.0, 3.0),
-    "spread": (0.02, 0.4),
+    "spread": (0.02, 0.8),
     "company": (0.0, 2.5),
     "overlap": (0.0, 1.0),
     "waking_s": (0.0, 3e-3),
     "threading": (0.5, 4.0),
 }
 # What such servers usually have: a few measurements do not tell every number, and these fill in.
-_USUAL: Final = np.array([2e-4, 1.2e-4, 1.0, 1.6, 0.15, 0.8, 0.4, 4e-4, 1.0])
+_USUAL: Final = np.array([2e-4, 1.2e-4, 5e-5, 1.0, 1.6, 0.15, 0.8, 0.4, 4e-4, 1.0])
 _PULL: Final = 0.1
 NUMBERS: Final = tuple(_RANGES)
 _WEIGHTS: Final = np.array([1.0, 0.6, 0.4, 0.4])  # of the rate and of PERCENTILES
@@ -70,11 +71,13 @@ class Model:
 
 
 def fit(
-    scheduler: Scheduler, alone_s: Mapping[int, float], cells: Sequence[Cell], *, rounds: int = 30, seed: int = 0
-) -> Model:
-    """Return the model that shows ``cells`` best; ``alone_s`` is what one caller waits for a request of so many rows.
+    scheduler: Scheduler, alone_s: Mapping[int, float], cells: Sequence[Cell], *,
+    beside_s: Mapping[int, float] | None = None, rounds: int = 30, seed: int = 0,
+) -> Model:  # fmt: skip
+    """Return the model that shows ``cells`` best.
 
-    Differential evolution: candidates are moved along the differences of good ones.
+    ``alone_s`` is what one caller waits for a request of so many rows, ``beside_s`` what so many callers wait for one
+    row, each with a worker of its own. Differential evolution: candidates are moved along the differences of good ones.
     """
     random = np.random.default_rng(seed)
     low, high = np.array(list(_RANGES.values())).T
@@ -84,7 +87,8 @@ def fit(
         error=float("inf"),
     )  # fmt: skip
     found = low + (high - low) * random.random((240, len(low)))
-    errors = _errors(model, cells, found)
+    beside_s = beside_s or {}
+    errors = _errors(model, cells, beside_s, found)
     for _ in range(rounds):
         best = np.argsort(errors)[:24]
         elite, kept = found[best], errors[best]
@@ -93,19 +97,34 @@ def fit(
         moved += 0.3 * (elite[0] - elite[parent]) * (random.random((72, 1)) < 0.5)
         moved += random.normal(size=moved.shape) * (high - low) * 0.01
         moved = np.clip(moved, low, high)
-        found, errors = np.vstack([elite, moved]), np.concatenate([kept, _errors(model, cells, moved)])
+        found, errors = np.vstack([elite, moved]), np.concatenate([kept, _errors(model, cells, beside_s, moved)])
     return replace(model, values=found[errors.argmin()], error=float(errors.min()))
 
 
-def _errors(model: Model, cells: Sequence[Cell], candidates: Floats) -> Floats:
+def _errors(model: Model, cells: Sequence[Cell], beside_s: Mapping[int, float], candidates: Floats) -> Floats:
     asked = [(cell.setting, cell.pace) for cell in cells] * len(candidates)
     values = np.repeat(candidates, len(cells), axis=0)
     shown = _shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
     off = np.abs(np.log(shown / np.tile(_measured(cells), (len(candidates), 1))))
-    errors: Floats = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1).mean(axis=1)
+    of_cells = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1)
+    of_busy = [_WEIGHTS[1] * _off_beside(model, busy, seconds, candidates) for busy, seconds in beside_s.items()]
+    errors: Floats = np.column_stack([of_cells, *of_busy]).mean(axis=1)
     low, high = np.array(list(_RANGES.values())).T
     pull: Floats = (((candidates - _USUAL) / (high - low)) ** 2).sum(axis=1)
     return errors + _PULL * pull / len(cells)
+
+
+def _off_beside(model: Model, busy: int, seconds: float, candidates: Floats) -> Floats:
+    """Return how far each candidate is off where so many workers are busy with one row each, as a log ratio."""
+    ones = np.ones(len(candidates), np.int64)
+    policy = Policy(
+        size=ones, delay=np.zeros(len(candidates)), workers=ones * busy, room=ones * busy, admitted=ones * busy,
+        threads=ones,
+    )  # fmt: skip
+    service = _service(model, candidates)
+    found = simulate_closed(model.scheduler.start, policy, service, ones * busy, batches=_SCORED_BATCHES)
+    off: Floats = np.abs(np.log([each.percentile_ms(0.5) / 1e3 / seconds for each in found]))
+    return np.minimum(off, _MOST_OFF)
 
 
 def _measured(cells: Sequence[Cell]) -> Floats:
@@ -151,7 +170,7 @@ def _service(model: Model, values: Floats) -> Service:
     outside = np.minimum(given["fixed_s"] + given["answer_s"], 0.7 * model.alone_s[0])
     batch_s = np.maximum(model.alone_s[None] - outside[:, None], 0.2 * model.alone_s[0]) * given["scale"][:, None]
     return Service(
-        sizes=model.sizes, batch_s=batch_s,
+        sizes=model.sizes, batch_s=batch_s, gathering_s=given["gathering_s"],
         crowding=np.stack([np.ones(len(values)), given["crowding"]], axis=1),
         answer_s=given["answer_s"], company=given["company"], overlap=given["overlap"], fixed_s=given["fixed_s"],
         spread=given["spread"], waking_s=given["waking_s"], threading=given["threading"],

@@ -72,18 +72,20 @@ class Scheduler:
 class Service:
     """How long work takes, in seconds, one row per setting; calibrated on the running server.
 
-    ``batch_s``: of a batch by its size in ``sizes``, alone; between sizes it is linear. ``crowding``: the factor
-    with 1, 2, ... workers busy. ``company``: by how much of itself a batch takes longer where many other requests are
-    under way, whose sending and receiving takes cores away. ``answer_s``: what answering one request, and receiving
-    its successor, takes; one after the other. ``overlap``: the share, 0 to 1, of that time by which a batch that runs
-    meanwhile takes longer. ``fixed_s``: latency that costs nobody's time. ``spread``: the standard deviation of a
-    batch's time, as a share of it. ``waking_s``: what a batch takes longer on a machine that was idle for some
-    milliseconds. ``threading``: the factor for each doubling of the threads that compute a batch together; over 1 where
-    they hinder each other, as they do where others need the cores.
+    ``batch_s``: of one request by its rows in ``sizes``, alone; between sizes it is linear. ``gathering_s``: what each
+    further request of a batch takes the worker to unpack and to answer. ``crowding``: the factor with 1, 2, ... workers
+    busy. ``company``: by how much of itself a batch takes longer where many other requests are under way, whose sending
+    and receiving takes cores away. ``answer_s``: what answering one request, and receiving its successor, takes; one
+    after the other. ``overlap``: the share, 0 to 1, of that time by which a batch that runs meanwhile takes longer.
+    ``fixed_s``: latency that costs nobody's time. ``spread``: the standard deviation of the logarithm of a batch's time,
+    whose mean it leaves alone. ``waking_s``: what a batch takes longer on a machine that was idle for some milliseconds.
+    ``threading``: the factor for each doubling of the threads that compute a batch together; over 1 where they hinder
+    each other, as they do where others need the cores.
     """
 
     sizes: Ints
     batch_s: Floats
+    gathering_s: Floats
     crowding: Floats
     answer_s: Floats
     fixed_s: Floats
@@ -181,7 +183,9 @@ class _Steps:
         self.busy_until = np.zeros(rows)
         self.random = np.random.default_rng(seed)
         self.worker = np.zeros(rows, np.int64)
-        self.table = _tables(policy, service) * (service.threading ** np.log2(policy.threads))[:, None]
+        self.table = _tables(policy, service)
+        self.table[:, 2:] += service.gathering_s[:, None] * np.arange(1, self.table.shape[1] - 1)
+        self.table[:, 2:] *= (service.threading ** np.log2(policy.threads))[:, None]  # one row is no work to share
         self.finished: list[tuple[Floats, Ints]] = []
 
     def next_start(self, start: Start, first: Floats, full: Floats) -> tuple[Floats, Floats]:
@@ -207,7 +211,8 @@ class _Steps:
         busy = ((self.free > begin[:, None]) & np.isfinite(self.free)).sum(axis=1)
         factor = self.service.crowding[self.each, np.minimum(busy, self.service.crowding.shape[1] - 1)]
         factor = factor * (1.0 + self.service.company * (1.0 - 1.0 / (np.maximum(others, 0) + 1.0)))
-        noise = np.maximum(1.0 + self.service.spread * self.random.standard_normal(len(begin)), 0.3)
+        spread = self.service.spread
+        noise = np.exp(spread * self.random.standard_normal(len(begin)) - spread**2 / 2)
         took = self.table[self.each, np.minimum(taken, self.table.shape[1] - 1)] * factor * noise
         took += self.service.overlap * np.maximum(self.io_free - begin, 0.0)
         idle = np.maximum(begin - np.maximum(self.busy_until, self.io_free), 0.0)

@@ -22,9 +22,10 @@ from servewright import pipeline, registry
 from servewright.load.measurement import Measurement
 from servewright.tuning import study, tuner
 from servewright.tuning.journal import Journal
+from servewright.tuning.knobs import Demand
 from servewright.tuning.live import LiveBench, Serving, Subject, seen_of
 from servewright.tuning.machine import machine, versions
-from servewright.tuning.study import Goal, Load, Settings
+from servewright.tuning.study import Goal, Load, ServiceTime, Settings
 
 HERE = Path(__file__).parent
 SURFACES = tuple(f"{backend}-{model}" for model in models.NAMES for backend in models.BACKENDS)
@@ -120,14 +121,17 @@ class Recorder:
             if threads in known:
                 continue
             known.add(threads)
-            alone = self.bench.subject.tuning.alone | {name: threads}
+            alone = self.bench.subject.tuning.alone(Demand(waiting=1, cores=1)) | {name: threads}
             with self._serving(alone) as serving:
-                found, others = calmest(partial(self.bench.timed, serving, ROWS))
+                found, others = calmest(partial(self._timed, serving))
             said = self.bench.identity
             assert said is not None
             server = {"name": said.name, "version": said.version, "stand_in": said.stand_in}
             times = [each.model_dump() for each in found]
             self.journal.append("service_times", {"threads": threads, "server": server, "found": times} | others)
+
+    def _timed(self, serving: Serving) -> list[ServiceTime]:
+        return [self.bench.timed(serving, rows) for rows in ROWS]
 
     def _loads(self) -> list[Load]:
         """Return the loads: callers that wait, and shares of the greatest rate that a few settings reach."""

@@ -1,7 +1,8 @@
 """What is believed of settings that were not measured: the simulation's word, corrected by what was measured near them.
 
-The correction is a Gaussian process over the logarithm of measured by simulated, in which neighbours are settings one
-step of a knob apart. It says how sure it is, too: a search needs both.
+The correction is a Gaussian process over the logarithm of measured by simulated. What the simulation gets wrong it gets
+wrong for all settings, for those that have one knob's value in common, and for neighbours, one step of a knob apart. It
+says how sure it is, too: a search needs both.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _RATE: Final = (0.15, 0.10, 0.04)
 _LATENCY: Final = (0.05, 0.2, 0.15)
 _KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
 _REACH: Final = 1.3
+_OF_ONE_KNOB, _KNOB_REACH = 0.5, 0.7  # beside the deviation of neighbours; in steps of the knob
+_LOADS: Final = 2  # columns of a place that tell of the load
 _MOST_OFF: Final = 0.7
 _STALL: Final = 0.3
 _DOUBTS: Final = (1.0, 1.5, 2.0, 3.0)
@@ -139,7 +142,7 @@ class Belief:
     ) -> tuple[Floats, Floats]:
         everywhere, near, noise = scales
         if not len(at):
-            whole = np.hypot(everywhere, near)
+            whole = math.sqrt(self._prior(everywhere, near))
             return np.zeros(len(self.place)), np.full(len(self.place), math.hypot(whole, noise))
         there = self.place[at]
         doubt = self._doubt(there, off, scales)
@@ -148,7 +151,7 @@ class Belief:
         across = self._alike(self.place, there, everywhere, near)
         weights = np.linalg.solve(among, np.column_stack([off, across.T]))
         mean = across @ weights[:, 0]
-        variance = everywhere**2 + near**2 - (across * weights[:, 1:].T).sum(axis=1)
+        variance = self._prior(everywhere, near) - (across * weights[:, 1:].T).sum(axis=1)
         return mean, np.sqrt(np.maximum(variance, 0.0) + noise**2)
 
     def _doubt(self, there: Floats, off: Floats, scales: Sequence[float]) -> float:
@@ -161,8 +164,16 @@ class Belief:
 
         return max(_DOUBTS, key=likely)
 
+    def _prior(self, everywhere: float, near: float) -> float:
+        """Return the variance of a point of which nothing is known."""
+        knobs: int = self.place.shape[1] - _LOADS
+        return everywhere**2 + near**2 * (1 + knobs * _OF_ONE_KNOB**2)
+
     @staticmethod
     def _alike(here: Floats, there: Floats, everywhere: float, near: float) -> Floats:
-        distance = ((here[:, None] - there[None]) ** 2).sum(axis=2)
-        found: Floats = everywhere**2 + near**2 * np.exp(-distance / (2 * _REACH**2))
+        """Return the covariance of points ``here`` with those ``there``."""
+        squares = (here[:, None] - there[None]) ** 2
+        close = np.exp(-squares.sum(axis=2) / (2 * _REACH**2))
+        in_one = np.exp(-squares[:, :, :-_LOADS] / (2 * _KNOB_REACH**2)).sum(axis=2)
+        found: Floats = everywhere**2 + near**2 * (close + _OF_ONE_KNOB**2 * in_one)
         return found

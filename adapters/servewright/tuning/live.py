@@ -24,7 +24,8 @@ from servewright.load.workload import Closed, Pace, Workload
 from servewright.samples import batchable, made_up
 from servewright.server import RunningServer
 from servewright.tuning import spec_text
-from servewright.tuning.knobs import Tuning
+from servewright.tuning.knobs import Demand, Tuning
+from servewright.tuning.machine import machine
 from servewright.tuning.search import Question, broken
 from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Settings
 
@@ -109,21 +110,22 @@ class LiveBench:
         return self.until is not None and time.monotonic() >= self.until
 
     def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
-        """Measure requests of many rows, one at a time, on a server that batches nothing."""
+        """Measure requests of many rows alone, and one row on every core at once, on a server that batches nothing."""
         self.close()
-        with self.running(self.subject.tuning.alone) as serving:
-            return self.timed(serving, rows)
+        cores = machine().cores
+        with self.running(self.subject.tuning.alone(Demand(waiting=1, cores=cores))) as serving:
+            found = [self.timed(serving, count) for count in self._possible(rows)]
+            return [*found, self.timed(serving, rows[0], busy=cores)] if cores > 1 else found
 
-    def timed(self, serving: Serving, rows: Sequence[int]) -> list[ServiceTime]:
-        """Measure requests of many rows, one at a time; of one row, where the model takes no batches."""
-        if not batchable(self.subject.document.spec.signature):
-            rows = rows[:1]
-        found = []
-        for count in rows:
-            payload = self._payload(serving, count)
-            seen = self.loaded(serving, Closed(concurrency=1), payloads=payload, seconds=_SERVICE_S)
-            found.append(_service_time(count, seen))
-        return found
+    def timed(self, serving: Serving, rows: int, *, busy: int = 1) -> ServiceTime:
+        """Measure requests of so many rows, ``busy`` at a time."""
+        payload = self._payload(serving, rows)
+        seen = self.loaded(serving, Closed(concurrency=busy), payloads=payload, seconds=_SERVICE_S)
+        return _service_time(rows, busy, seen)
+
+    def _possible(self, rows: Sequence[int]) -> Sequence[int]:
+        """Return ``rows``, or one of them for a model that takes no batches."""
+        return rows if batchable(self.subject.document.spec.signature) else rows[:1]
 
     def measure(self, question: Question) -> Measured:
         """Load the server with the question's settings; one that fails under them is unsafe."""
@@ -222,7 +224,7 @@ def seen_of(found: Measurement) -> Seen:
     )  # fmt: skip
 
 
-def _service_time(rows: int, found: Measurement) -> ServiceTime:
+def _service_time(rows: int, busy: int, found: Measurement) -> ServiceTime:
     """Return the median with an interval from the medians of the load's windows."""
     middle = found.percentile_ms(0.5)
     if middle != middle:
@@ -231,5 +233,5 @@ def _service_time(rows: int, found: Measurement) -> ServiceTime:
     half = 1.96 * float(windows.std(ddof=1)) / len(windows) ** 0.5 if len(windows) > 1 else 0.0
     return ServiceTime(
         rows=rows, ms=round(middle, 4), low_ms=round(middle - half, 4), high_ms=round(middle + half, 4),
-        requests=len(found.latency),
+        requests=len(found.latency), busy=busy,
     )  # fmt: skip

@@ -55,11 +55,11 @@ def _knee(study: Study) -> tuple[Settings, float]:
 
 def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float) -> float | None:
     """Return the p99 of one replica under Poisson arrivals, corrected by what was measured of the same setting."""
-    if study.model is None or not study.service_times or set(NUMBERS) - set(study.model.values):
+    if study.model is None or not study.alone or set(NUMBERS) - set(study.model.values):
         return None
-    sizes = np.array([time.rows for time in study.service_times])
+    sizes = np.array([time.rows for time in study.alone])
     model = Model(
-        scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.service_times]),
+        scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.alone]),
         values=np.array([study.model.values[name] for name in NUMBERS]), error=study.model.error,
     )  # fmt: skip
     known = [found for found in study.measurements if found.settings == settings and found.p99_ms and found.rate]

@@ -23,7 +23,7 @@ from servewright.tuning.study import Goal, Load, Measured, Model, Predicted, Pre
 ROWS: Final = (1, 64)  # of the requests by which a batch's time is calibrated
 _CALIBRATED: Final = 3  # settings that are measured before the model is fitted
 ROUNDS: Final = 12
-_ENOUGH: Final = 0.002  # the greatest chance of winning by more than the margin that is let go
+_ENOUGH: Final = 1e-4  # the greatest chance of winning by more than the margin that is let go
 _TAIL: Final = 1.25  # of p99.9 over p99, where only this is simulated
 
 
@@ -42,7 +42,7 @@ class Bench(Protocol):
     """What answers questions: a running server, or a recording of one."""
 
     def service_times(self, rows: Sequence[int]) -> Sequence[ServiceTime]:
-        """Return how long a request of each number of rows takes alone, without batching."""
+        """Return how long a request of each number of rows takes alone, and, where that is known, beside others."""
         ...
 
     def measure(self, question: Question) -> Measured:
@@ -158,6 +158,7 @@ class _Search:
         busy = closed or list(self.goal.loads)
         count = len(self.grid)
         place = self.place[:count]
+        place = place / np.maximum(np.ptp(place, axis=0), 1e-9)  # a knob of two values matters as much as one of six
         policy = self.scheduler.policy(self.grid)
         picked = [int(np.lexsort((-policy.workers, policy.delay, policy.size))[-1])]
         while len(picked) < min(_CALIBRATED, count):
@@ -170,7 +171,8 @@ class _Search:
     def _simulated(self) -> Belief:
         """Fit the model to what was measured, and ask it of every point."""
         begin = time.monotonic()
-        times = {each.rows: each.ms / 1e3 for each in self.found.service_times}
+        times = {each.rows: each.ms / 1e3 for each in self.found.service_times if each.busy == 1}
+        beside = {each.busy: each.ms / 1e3 for each in self.found.service_times if each.busy > 1}
         cells = [
             Cell(
                 setting=each.settings, pace=each.load.pace, rate=each.rate,
@@ -179,7 +181,7 @@ class _Search:
             for each in self.found.measurements
             if not each.unsafe and each.p99_ms is not None and each.rate > 0
         ]  # fmt: skip
-        fitted: Fitted = fit(self.scheduler, times, cells, rounds=self.rounds, seed=self.goal.seed)
+        fitted: Fitted = fit(self.scheduler, times, cells, beside_s=beside, rounds=self.rounds, seed=self.goal.seed)
         values = {name: float(value) for name, value in zip(NUMBERS, fitted.values, strict=True)}
         self.found.model = Model(values=values, error=fitted.error, rounds=self.rounds)
         belief = Belief.of(fitted, self.points)

@@ -164,13 +164,17 @@ class Measured(Seen):
 
 
 class ServiceTime(Record):
-    """How long one request of so many rows takes alone, with a 95 % interval of the mean; a calibration point."""
+    """How long a request of so many rows takes, with a 95 % interval of the mean; a calibration point.
+
+    ``busy`` such requests were under way at once, each computed by a worker of its own.
+    """
 
     rows: int
     ms: float
     low_ms: float
     high_ms: float
     requests: int = 0
+    busy: int = 1
 
 
 class Model(Record):
@@ -279,6 +283,11 @@ class Study(Record):
     diff: Diff | None
     plan: Fleet | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> tuple[ServiceTime, ...]:
+        """How long requests take that are alone on the server, by their rows."""
+        return tuple(sorted((each for each in self.service_times if each.busy == 1), key=lambda each: each.rows))
 
 
 def load(path: Path) -> Study:

@@ -492,7 +492,7 @@ def _tried(study: Study, size: Size) -> Chart | None:
 
 
 def _calibrated(study: Study, size: Size) -> Chart | None:
-    times = sorted(study.service_times, key=lambda each: each.rows)
+    times = study.alone
     if not times:
         return None
     highs = [max(each.ms, each.high_ms) for each in times]

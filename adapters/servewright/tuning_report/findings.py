@@ -350,7 +350,7 @@ def _tried(study: Study) -> Section:
 
 
 def _calibrated(study: Study) -> Section:
-    times = sorted(study.service_times, key=lambda each: each.rows)
+    times = study.alone
     if not times:
         said = "The service time was not calibrated: the study ended before."
         return Section(key="calibrated", title="Service time by batch size", says=(said,))
@@ -361,6 +361,12 @@ def _calibrated(study: Study) -> Section:
         said = f"A row costs {ms(alone)} at {first.rows}, {ms(together)} at {last.rows}: "
         more = f"{number(alone / together)} times less" if alone > together else "batching saves nothing here"
         says.append(f"{said}{more}.")
+    says += [
+        f"With {each.busy} workers busy, each with one of {each.rows}, it takes {ms(each.ms)} ({ms(each.low_ms)} to "
+        f"{ms(each.high_ms)})."
+        for each in study.service_times
+        if each.busy > 1
+    ]
     rows = tuple(
         (str(each.rows), number(each.ms), number(each.low_ms), number(each.high_ms),
          number(each.ms / max(each.rows, 1)), f"{each.requests:,}")

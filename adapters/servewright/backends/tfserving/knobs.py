@@ -102,8 +102,12 @@ def spec_keys(settings: Settings) -> Mapping[str, Any]:
     return found
 
 
-_ALONE: Final[Settings] = {
-    "max_batch_size": 1, "batch_timeout_micros": 0, "num_batch_threads": 1, "intra_op_parallelism": 1,
-    "max_enqueued_batches": keys.DEFAULT_ENQUEUED_BATCHES, "allowed_batch_sizes": (),
-}  # fmt: skip
-TUNING = Tuning(scheduler=SCHEDULER, knobs=knobs, default=default, keys=spec_keys, complete=complete, alone=_ALONE)
+def alone(demand: Demand) -> Settings:
+    """Return settings under which a request is computed by itself, by the thread that took it."""
+    return {
+        "max_batch_size": 1, "batch_timeout_micros": 0, "num_batch_threads": demand.cores, "intra_op_parallelism": 1,
+        "max_enqueued_batches": keys.DEFAULT_ENQUEUED_BATCHES, "allowed_batch_sizes": (),
+    }  # fmt: skip
+
+
+TUNING = Tuning(scheduler=SCHEDULER, knobs=knobs, default=default, keys=spec_keys, complete=complete, alone=alone)

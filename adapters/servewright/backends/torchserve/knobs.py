@@ -79,7 +79,12 @@ def spec_keys(settings: Settings) -> Mapping[str, Any]:
     return found | ({"threads.intra_op": settings["OMP_NUM_THREADS"]} if settings["OMP_NUM_THREADS"] else {})
 
 
-_ALONE: Final[Settings] = {
-    "batchSize": 1, "maxBatchDelay": _DELAYS_MS[0], "workers": 1, "OMP_NUM_THREADS": 1, "jobQueueSize": 100
-}  # fmt: skip
-TUNING = Tuning(scheduler=SCHEDULER, knobs=knobs, default=default, keys=spec_keys, complete=complete, alone=_ALONE)
+def alone(demand: Demand) -> Settings:
+    """Return settings under which a request is computed by itself."""
+    return {
+        "batchSize": 1, "maxBatchDelay": _DELAYS_MS[0], "workers": demand.cores, "OMP_NUM_THREADS": 1,
+        "jobQueueSize": 100,
+    }  # fmt: skip
+
+
+TUNING = Tuning(scheduler=SCHEDULER, knobs=knobs, default=default, keys=spec_keys, complete=complete, alone=alone)
