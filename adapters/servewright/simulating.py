@@ -77,10 +77,10 @@ class Service:
     busy. ``company``: by how much of itself a batch takes longer where many other requests are under way, whose sending
     and receiving takes cores away. ``answer_s``: what answering one request, and receiving its successor, takes; one
     after the other. ``overlap``: the share, 0 to 1, of that time by which a batch that runs meanwhile takes longer.
-    ``fixed_s``: latency that costs nobody's time. ``spread``: the standard deviation of the logarithm of a batch's time,
-    whose mean it leaves alone. ``waking_s``: what a batch takes longer on a machine that was idle for some milliseconds.
-    ``threading``: the factor for each doubling of the threads that compute a batch together; over 1 where they hinder
-    each other, as they do where others need the cores.
+    ``fixed_s``: latency that costs nobody's time. ``spread``: the standard deviation of the logarithm of a batch's
+    time, whose mean it leaves alone. ``waking_s``: what a batch takes longer on a machine that was idle for some
+    milliseconds. ``threading``: the factor for each doubling of the threads that compute a batch together; over 1 where
+    they hinder each other, as they do where others need the cores.
     """
 
     sizes: Ints
