@@ -492,7 +492,7 @@ def _tried(study: Study, size: Size) -> Chart | None:
 
 
 def _calibrated(study: Study, size: Size) -> Chart | None:
-    times = study.alone
+    times = list(study.alone)
     if not times:
         return None
     highs = [max(each.ms, each.high_ms) for each in times]

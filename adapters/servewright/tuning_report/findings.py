@@ -350,7 +350,7 @@ def _tried(study: Study) -> Section:
 
 
 def _calibrated(study: Study) -> Section:
-    times = study.alone
+    times = list(study.alone)
     if not times:
         said = "The service time was not calibrated: the study ended before."
         return Section(key="calibrated", title="Service time by batch size", says=(said,))
