@@ -26,7 +26,7 @@ _KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate 
 _REACH: Final = 1.3
 _OF_ONE_KNOB, _KNOB_REACH = 0.5, 0.7  # beside the deviation of neighbours; in steps of the knob
 _LOADS: Final = 2  # columns of a place that tell of the load
-_MOST_OFF: Final = 0.7
+_MOST_OFF: Final = 1.5
 _STALL: Final = 0.3
 _DOUBTS: Final = (1.0, 1.5, 2.0, 3.0)
 

@@ -24,6 +24,7 @@ ROWS: Final = (1, 64)  # of the requests by which a batch's time is calibrated
 _CALIBRATED: Final = 3  # settings that are measured before the model is fitted
 ROUNDS: Final = 12
 _ENOUGH: Final = 1e-4  # the greatest chance of winning by more than the margin that is let go
+_KEEPS_UP: Final = 0.97  # of the rate that is asked
 _TAIL: Final = 1.25  # of p99.9 over p99, where only this is simulated
 
 
@@ -197,7 +198,20 @@ class _Search:
             column, factor = (columns[share], 1.0) if share in columns else (columns[0.99], _TAIL)
             chance = np.minimum(chance, guesses[column].chance_below(float(np.log(limit / factor))))
         asked = np.array([load.rate or 1e-9 for _, load in self.points])
-        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(0.97 * asked)))
+        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(_KEEPS_UP * asked))) * self._kept_up()
+
+    def _kept_up(self) -> Floats:
+        """Return how many of the settings measured at each point's rate kept up with it, and one more that might have.
+
+        The simulation knows when a server has enough; that it, or its client, falls behind before is only seen.
+        """
+        share = {load: 1.0 for load in map(str, self.goal.loads)}
+        for load in self.goal.loads:
+            seen = [each for each in self.found.measurements if each.load == load and load.rate]
+            kept = sum(each.rate >= _KEEPS_UP * (load.rate or 0.0) for each in seen)
+            share[str(load)] = (1 + kept) / (1 + len(seen))
+        found: Floats = np.array([share[str(load)] for _, load in self.points])
+        return found
 
     def _worth(self, guesses: Sequence[Guess]) -> Guess:
         if self.goal.maximise == "rate":
