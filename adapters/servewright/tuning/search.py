@@ -205,12 +205,12 @@ class _Search:
 
         The simulation knows when a server has enough; that it, or its client, falls behind before is only seen.
         """
-        share = {load: 1.0 for load in map(str, self.goal.loads)}
-        for load in self.goal.loads:
-            seen = [each for each in self.found.measurements if each.load == load and load.rate]
-            kept = sum(each.rate >= _KEEPS_UP * (load.rate or 0.0) for each in seen)
-            share[str(load)] = (1 + kept) / (1 + len(seen))
-        found: Floats = np.array([share[str(load)] for _, load in self.points])
+        kept = {load: [True] for load in self.goal.loads}
+        for seen in self.found.measurements:
+            if seen.load.rate is not None:
+                kept[seen.load].append(seen.rate >= _KEEPS_UP * seen.load.rate)
+        share = {load: sum(each) / len(each) for load, each in kept.items()}
+        found: Floats = np.array([share[load] for _, load in self.points])
         return found
 
     def _worth(self, guesses: Sequence[Guess]) -> Guess:
