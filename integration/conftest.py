@@ -146,7 +146,9 @@ def make_image(need: Need, box: Sandbox) -> Iterator[MakeImage]:
         need(backend, "docker")
         assert box.engine is not None
         lines = f"FROM {launching.image_for(registry.get(backend))}\n{dockerfile}\n"
-        tag = f"servewright-foreign-{box.folder.name.lower()}:{len(made)}"
+        # A folder's name is random, and "-_" in it would be no name of an image.
+        name = "".join(filter(str.isalnum, box.folder.name.lower()))
+        tag = f"servewright-foreign-{name}:{len(made)}"
         context = io.BytesIO()
         with tarfile.open(fileobj=context, mode="w") as tar:
             for name, text in {"Dockerfile": lines, **files}.items():
