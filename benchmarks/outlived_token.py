@@ -2,9 +2,9 @@
 
     python benchmarks/outlived_token.py --minutes 70
 
-A token lives for 60 minutes. The two loads take turns of five minutes, the second half of the run is one load that is
-never started anew, and between requests the client asks for its model through the management API. It fails where a
-request was refused, or where no key was ever renewed.
+A token lives for 60 minutes. The two loads take turns of five minutes; the second half of the run is one long load over
+each, so that the last of them outlives the key that it began with. Meanwhile a client asks for predictions, and for the
+models through the management API. It fails where a request was refused, or where no key was ever renewed.
 """
 
 from __future__ import annotations
