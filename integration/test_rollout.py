@@ -247,7 +247,6 @@ class TestTfServing:
             assert shown(rolled) == "as before"
         assert_as_before(server)
         assert server.config.read_bytes() == before
-        print(f"{naming} {server.live.options}: {len(traffic.sent) / traffic.seconds:.0f}/s, {traffic.seconds:.1f} s")
         assert traffic.failures == []
         assert Timeline(rolled.timeline.moments + back.moments).strangers(traffic.sent) == []
         assert traffic.versions("times label stable") == ["1", "2"]
@@ -492,7 +491,6 @@ class TestTorchServe:
         assert {key: after[key] for key in after.keys() - changing} == {
             key: before[key] for key in before.keys() - changing
         }
-        print(f"TorchServe: {len(traffic.sent) / traffic.seconds:.0f}/s, {traffic.seconds:.1f} s")
         assert traffic.failures == []
         assert Timeline(rolled.timeline.moments + back.moments).strangers(traffic.sent) == []
         assert {each.version for each in traffic.sent} == {"1", "2"}

@@ -176,7 +176,6 @@ def test_tf_serving_survives_the_death_of_its_rollout(tmp_path: Path, command: C
         with Traffic(server.asks(**{"": {}, "label_stable": {"label": "stable"}}), RATE) as traffic:
             ended = rounds.play(TF_KILLS)
     print(f"seed {seed}", *ended, sep="\n")
-    print(f"{len(traffic.sent) / traffic.seconds:.0f}/s over {traffic.seconds:.0f} s")
     assert traffic.failures == []
     assert [path.name for path in (tmp_path / "rollouts").iterdir() if path.suffix != ".jsonl"] == ["locks"]
     assert list((server.models / "times").glob(".*")) == []
@@ -218,7 +217,6 @@ def test_torchserve_survives_the_death_of_its_rollout(tmp_path: Path, command: C
         with Traffic(server.asks(None), RATE) as traffic:
             ended = rounds.play(TS_KILLS)
     print(f"seed {seed}", *ended, sep="\n")
-    print(f"{len(traffic.sent) / traffic.seconds:.0f}/s over {traffic.seconds:.0f} s")
     assert traffic.failures == []
 
 

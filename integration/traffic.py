@@ -65,7 +65,8 @@ class Traffic:
         self._ended.set()
         for thread in self._threads:
             thread.join(30)
-        self.seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._began
+        print(f"asked {len(self.sent) / seconds:.0f} times a second for {seconds:.1f} s, {len(self.failures)} failed")
 
     @property
     def failures(self) -> list[Sent]:
