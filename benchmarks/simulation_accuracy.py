@@ -4,7 +4,7 @@
     python benchmarks/simulation_accuracy.py torchserve-mlp --seeds 3
 
 The model is calibrated with a twentieth of the cells, drawn by a seed from a tenth of the settings, and predicts all
-cells of all other settings are predicted. Beside the errors stands the spread: by how much a cell differs that was
+cells of all other settings. Beside the errors stands the spread: by how much a cell differs that was
 measured again, where the surface has such. A prediction cannot be nearer than a measurement repeats.
 """
 

@@ -167,6 +167,35 @@ class TestBelief:
         before, *_ = belief.corrected([], np.zeros((0, 4)))
         assert np.exp(before.mean) == pytest.approx(100)
 
+    @pytest.mark.parametrize(
+        ("tails_ms", "least", "most"),
+        [
+            ((200.0, 190.0, 210.0, 200.0), 1.3, 2.1),  # the server's own: the simulation does not know them
+            ((100.0, 400.0, 100.0, 100.0), 0.9, 1.1),  # a stall, which no other setting has
+        ],
+    )
+    def test_tells_a_stall_from_long_tails(self, tails_ms: tuple[float, ...], least: float, most: float) -> None:
+        """Tails that are all longer than simulated are believed of other settings; one alone is not."""
+        *_, tail = self.line(5).corrected(range(4), np.array([[100.0, 100.0, 100.0, each] for each in tails_ms]))
+        assert least < math.exp(tail.mean[4]) / 100 < most
+
+    def test_is_less_sure_where_measurements_scatter(self) -> None:
+        """On a machine that others use too, one measurement tells less of the next."""
+        many = (130.0, 75.0, 125.0, 80.0, 130.0, 75.0, 120.0), (103.0, 97.0, 102.0, 98.0, 103.0, 97.0, 101.0)
+        scattered, alike = (
+            self.line(8).corrected(range(7), np.array([[each, 100.0, 100.0, 100.0] for each in rates]))[0]
+            for rates in many
+        )
+        assert scattered.deviation[7] > 1.5 * alike.deviation[7]
+        assert math.exp(scattered.mean[7]) == pytest.approx(100, rel=0.12)
+
+    @staticmethod
+    def line(count: int) -> Belief:
+        """Return a belief in 100 of everything, for settings of one knob."""
+        place = places([{"size": 2**each} for each in range(count)], [CALLERS] * count)
+        every = np.full((count, 4), 100.0)
+        return Belief(place=place, simulated=every, kept_up=np.zeros(count, bool), closed=np.zeros(count, bool))
+
 
 class TestGain:
     """The winner against the default."""

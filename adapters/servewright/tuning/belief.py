@@ -29,6 +29,8 @@ _LOADS: Final = 2  # columns of a place that tell of the load
 _MOST_OFF: Final = 1.5
 _STALL: Final = 0.3
 _DOUBTS: Final = (1.0, 1.5, 2.0, 3.0)
+_NOISES: Final = (1.0, 2.0, 4.0)  # a machine that others use too does not answer twice alike
+_TELL_NOISE: Final = 4  # fewer measurements do not tell noise from a simulation that is off
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,20 @@ def _load_place(load: Load) -> tuple[float, float]:
     return 3.0, 0.5 * math.log2(load.rate)
 
 
-def _without_stalls(seen: Floats, simulated: Floats) -> Floats:
-    """Return what was seen; a tail far beyond what the rest of it explains was a stall, which no other setting has."""
+def _without_stalls(seen: Floats, simulated: Floats, closed: NDArray[np.bool_]) -> Floats:
+    """Return what was seen, less the stalls, which no other setting has.
+
+    A stall is a tail far beyond what the rest of it explains, and farther than such tails usually are: where all tails
+    are longer than the simulation's, that is the server's doing, or its machine's.
+    """
     seen, off = seen.copy(), seen - simulated
-    stalled = off[:, -1] > off[:, -2] + _STALL
-    seen[stalled, -1] = (simulated[:, -1] + off[:, -2])[stalled]
+    for kind in (closed, ~closed):
+        if not kind.any():
+            continue
+        excess = off[kind, -1] - off[kind, -2]
+        usual = max(float(np.median(excess)), 0.0)
+        explained = simulated[kind, -1] + off[kind, -2] + usual
+        seen[kind, -1] = np.where(excess > usual + _STALL, explained, seen[kind, -1])
     return seen
 
 
@@ -119,7 +130,9 @@ class Belief:
         """Return what is believed of the rate and of each latency, where points ``measured`` have ``shown`` theirs."""
         guesses: list[Guess] = []
         at = np.array(measured, np.int64)
-        simulated, seen = np.log(self.simulated), _without_stalls(np.log(shown), np.log(self.simulated[at]))
+        simulated, seen = np.log(self.simulated), _without_stalls(
+            np.log(shown), np.log(self.simulated[at]), self.closed[at]
+        )  # fmt: skip
         # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
         simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
         seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]
@@ -145,8 +158,7 @@ class Belief:
             whole = math.sqrt(self._prior(everywhere, near))
             return np.zeros(len(self.place)), np.full(len(self.place), math.hypot(whole, noise))
         there = self.place[at]
-        doubt = self._doubt(there, off, scales)
-        everywhere, near = everywhere * doubt, near * doubt
+        everywhere, near, noise = self._doubted(there, off, scales)
         among = self._alike(there, there, everywhere, near) + noise**2 * np.eye(len(at))
         across = self._alike(self.place, there, everywhere, near)
         weights = np.linalg.solve(among, np.column_stack([off, across.T]))
@@ -154,15 +166,21 @@ class Belief:
         variance = self._prior(everywhere, near) - (across * weights[:, 1:].T).sum(axis=1)
         return mean, np.sqrt(np.maximum(variance, 0.0) + noise**2)
 
-    def _doubt(self, there: Floats, off: Floats, scales: Sequence[float]) -> float:
-        """Return by what the simulation is worse than usual: what makes the errors that were seen most likely."""
+    def _doubted(self, there: Floats, off: Floats, scales: Sequence[float]) -> tuple[float, float, float]:
+        """Return the scales that make the errors which were seen most likely.
+
+        The simulation may be worse than usual, and so may be the machine, on which one measurement then tells less.
+        """
         everywhere, near, noise = scales
 
-        def likely(doubt: float) -> float:
-            among = self._alike(there, there, everywhere * doubt, near * doubt) + noise**2 * np.eye(len(off))
+        def likely(scales: tuple[float, float, float]) -> float:
+            among = self._alike(there, there, scales[0], scales[1]) + scales[2] ** 2 * np.eye(len(off))
             return float(-0.5 * off @ np.linalg.solve(among, off) - 0.5 * np.linalg.slogdet(among)[1])
 
-        return max(_DOUBTS, key=likely)
+        noises = _NOISES if len(off) >= _TELL_NOISE else _NOISES[:1]
+        return max(
+            ((everywhere * doubt, near * doubt, noise * worse) for doubt in _DOUBTS for worse in noises), key=likely
+        )
 
     def _prior(self, everywhere: float, near: float) -> float:
         """Return the variance of a point of which nothing is known."""

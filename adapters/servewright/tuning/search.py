@@ -150,13 +150,13 @@ class _Search:
         return self.measured, np.array(shown).reshape(len(usable), 1 + len(PERCENTILES))
 
     def _spread(self) -> list[int]:
-        """Return points to calibrate on, far from each other, under the loads that show most.
+        """Return points to calibrate on, far from each other, in turn under the greatest load and a middling one.
 
         The first fills the largest batches one after the other: it shows what answering costs. The rest is the seed's.
         """
         random = np.random.default_rng(self.goal.seed)
         closed = [load for load in self.goal.loads if load.concurrency is not None]
-        busy = closed or list(self.goal.loads)
+        busy = sorted(closed or self.goal.loads, key=lambda load: load.concurrency or load.rate or 0.0)
         count = len(self.grid)
         place = self.place[:count]
         place = place / np.maximum(np.ptp(place, axis=0), 1e-9)  # a knob of two values matters as much as one of six
@@ -166,7 +166,8 @@ class _Search:
             distance = ((place[:, None] - place[picked][None]) ** 2).sum(axis=2).min(axis=1)
             farthest = np.flatnonzero(distance >= 0.8 * distance.max())
             picked.append(int(random.choice(farthest)))
-        loads = [self.goal.loads.index(busy[-1 - turn % min(2, len(busy))]) for turn in range(len(picked))]
+        turns = (busy[-1], busy[(len(busy) - 1) // 2])
+        loads = [self.goal.loads.index(turns[turn % 2]) for turn in range(len(picked))]
         return [load * count + each for load, each in zip(loads, picked, strict=True)]
 
     def _simulated(self) -> Belief:
@@ -198,20 +199,29 @@ class _Search:
             column, factor = (columns[share], 1.0) if share in columns else (columns[0.99], _TAIL)
             chance = np.minimum(chance, guesses[column].chance_below(float(np.log(limit / factor))))
         asked = np.array([load.rate or 1e-9 for _, load in self.points])
-        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(_KEEPS_UP * asked))) * self._kept_up()
+        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(_KEEPS_UP * asked))) * self._kept_up(guesses[0])
 
-    def _kept_up(self) -> Floats:
-        """Return how many of the settings measured at each point's rate kept up with it, and one more that might have.
+    def _kept_up(self, rates: Guess) -> Floats:
+        """Return the chance of each point that its setting keeps up with the rate that is asked of it.
 
-        The simulation knows when a server has enough; that it, or its client, falls behind before is only seen.
+        What a setting answers under the most callers is about what it can do. That it, or its client, falls behind
+        before is only seen: so many of the settings measured at that rate kept up, and one more that might have.
         """
         kept = {load: [True] for load in self.goal.loads}
         for seen in self.found.measurements:
             if seen.load.rate is not None:
                 kept[seen.load].append(seen.rate >= _KEEPS_UP * seen.load.rate)
-        share = {load: sum(each) / len(each) for load, each in kept.items()}
-        found: Floats = np.array([share[load] for _, load in self.points])
-        return found
+        count = len(self.grid)
+        callers = [load.concurrency or 0 for load in self.goal.loads]
+        most = callers.index(max(callers)) * count
+        able = Guess(rates.mean[most : most + count], rates.deviation[most : most + count])
+        chances: list[Floats] = []
+        for load in self.goal.loads:
+            chance = np.full(count, sum(kept[load]) / len(kept[load]))
+            if load.rate is not None and max(callers):
+                chance *= 1.0 - able.chance_below(float(np.log(_KEEPS_UP * load.rate)))
+            chances.append(chance)
+        return np.concatenate(chances)
 
     def _worth(self, guesses: Sequence[Guess]) -> Guess:
         if self.goal.maximise == "rate":
