@@ -4,8 +4,8 @@
     python benchmarks/simulation_accuracy.py torchserve-mlp --seeds 3
 
 The model is calibrated with a twentieth of the cells, drawn by a seed from a tenth of the settings, and predicts all
-cells of all other settings. Beside the errors stands the spread: by how much a cell differs that was
-measured again, where the surface has such. A prediction cannot be nearer than a measurement repeats.
+cells of all other settings. Beside the errors stands the spread: by how much a cell differs that was measured again,
+where the surface has such. A prediction cannot be nearer than a measurement repeats.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from surfaces.surface import Point, Surface, key, surfaces
 
+from servewright.tuning.belief import Guess
 from servewright.tuning.search import Question, broken, search
 from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime
 
@@ -180,7 +181,7 @@ def informed(points: Points, goal: Goal) -> tuple[float, int]:
     said = [from_the_others(axes, np.log([seen(point) for point in points])) for seen in (_rate, _tail)]
     (rate, _), (tail, off) = said
     asked = np.array([point.load.rate or 0.0 for point in points])
-    holds = _normal((np.log(goal.latency_ms["p99"]) - tail) / off) * (np.exp(rate) > KEEPS_UP * asked)
+    holds = Guess(tail, off).chance_below(np.log(goal.latency_ms["p99"])) * (np.exp(rate) > KEEPS_UP * asked)
     for point in np.argsort(-holds * np.exp(rate))[: goal.budget].tolist():
         counted.ask(point)
     return counted.best, goal.budget - counted.left
@@ -192,12 +193,6 @@ def _rate(point: Point) -> float:
 
 def _tail(point: Point) -> float:
     return min(point.seen.percentile_ms(0.99), 1e5)
-
-
-def _normal(value: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    from servewright.tuning.belief import Guess
-
-    return Guess(-value, np.ones_like(value)).chance_below(0.0)
 
 
 def from_the_others(axes: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> tuple[Any, Any]:

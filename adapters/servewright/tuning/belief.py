@@ -130,9 +130,8 @@ class Belief:
         """Return what is believed of the rate and of each latency, where points ``measured`` have ``shown`` theirs."""
         guesses: list[Guess] = []
         at = np.array(measured, np.int64)
-        simulated, seen = np.log(self.simulated), _without_stalls(
-            np.log(shown), np.log(self.simulated[at]), self.closed[at]
-        )  # fmt: skip
+        simulated = np.log(self.simulated)
+        seen = _without_stalls(np.log(shown), simulated[at], self.closed[at])
         # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
         simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
         seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]
