@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from surfaces.surface import Point, Surface, key, surfaces
 
+from servewright.load.saturation import KEEPS_UP
 from servewright.tuning.belief import Guess
 from servewright.tuning.search import Question, broken, search
 from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime
@@ -35,7 +36,6 @@ sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() !=
 KEPT_BY = (0.1, 0.3, 0.5, 0.7)
 SHARE = 0.05
 GOOD = 0.95
-KEEPS_UP = 0.97
 INFORMED = "all else known"
 
 Points = Sequence[Point]

@@ -19,7 +19,7 @@ from servewright.backends.tfserving.simulation import SCHEDULER
 from servewright.errors import InputError
 from servewright.load.workload import Closed
 from servewright.rendering import render
-from servewright.simulating import Service, simulate_closed
+from servewright.simulating import Service, simulate_closed, simulate_open
 from servewright.tuning import gain, planning, spec_text, study
 from servewright.tuning.belief import Belief, places
 from servewright.tuning.journal import NAME, Journal
@@ -64,17 +64,28 @@ class Simulated:
         return Measured(**seen.model_dump(), broken=broken(self.goal, seen, question.load), **head)
 
     def truth(self, settings: Settings, load: Load) -> Seen:
-        one = np.ones(1)
+        return self.truths([settings], load)[0]
+
+    def truths(self, settings: Sequence[Settings], load: Load) -> list[Seen]:
+        one = np.ones(len(settings))
         service = Service(
-            sizes=np.array(list(ALONE_MS)), batch_s=np.array([list(ALONE_MS.values())]) / 1e3 - 2e-4,
-            crowding=np.array([[1.0, 1.5]]), answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3,
+            sizes=np.array(list(ALONE_MS)), batch_s=np.outer(one, list(ALONE_MS.values())) / 1e3 - 2e-4,
+            crowding=np.outer(one, [1.0, 1.5]), answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3,
             fixed_s=one * 2e-4, spread=one * 0.1, waking_s=one * 3e-4, threading=one, gathering_s=one * 3e-5,
         )  # fmt: skip
-        assert isinstance(load.pace, Closed)
-        callers = np.array([load.pace.concurrency])
-        found = simulate_closed(SCHEDULER.start, SCHEDULER.policy([settings]), service, callers, batches=200, seed=3)[0]
-        p50, p90, p99 = (found.percentile_ms(share) for share in (0.5, 0.9, 0.99))
-        return Seen(rate=found.rate, p50_ms=p50, p90_ms=p90, p99_ms=p99)
+        policy = SCHEDULER.policy(settings)
+        if isinstance(load.pace, Closed):
+            callers = np.full(len(settings), load.pace.concurrency)
+            found = simulate_closed(SCHEDULER.start, policy, service, callers, batches=200, seed=3)
+        else:
+            found = simulate_open(SCHEDULER.start, policy, service, np.outer(one, load.pace.during(0)), seed=3)
+        return [
+            Seen(
+                rate=each.rate, error_share=each.error_share,
+                p50_ms=each.percentile_ms(0.5), p90_ms=each.percentile_ms(0.9), p99_ms=each.percentile_ms(0.99),
+            )
+            for each in found
+        ]  # fmt: skip
 
     def over(self) -> bool:
         return False
@@ -96,13 +107,36 @@ class TestSearch:
         asked = goal()
         bench = Simulated(asked)
         found = found_by(bench, asked)
-        every = [bench.truth(settings, CALLERS) for settings in GRID]
+        every = [bench.truth(settings, CALLERS) for settings in GRID]  # as they are measured: one by one
         best = max(seen.rate for seen in every if not broken(asked, seen, CALLERS))
         assert found.best is not None
         assert found.best.rate >= 0.9 * best
         assert len(found.measurements) + len(found.service_times) <= asked.budget
         assert found.predictions is not None
         assert found.predictions.settings == len(GRID)
+
+    @pytest.mark.parametrize("p99_ms", [50.0, 6.0])
+    def test_finds_a_rate_that_is_borne(self, p99_ms: float) -> None:
+        """Of five rates, the greatest that any setting bears, or nearly; closed loops calibrate, and answer nothing."""
+        rates = tuple(Load(rate=round(800 * 1.5**step)) for step in range(5))
+        asked = goal(p99_ms=p99_ms).model_copy(update={"loads": rates})
+        bench = Simulated(asked)
+        found = found_by(bench, asked)
+        borne = [load.rate for load in rates if not all(broken(asked, each, load) for each in bench.truths(GRID, load))]
+        assert found.best is not None
+        assert found.best.load in rates
+        assert found.best.rate >= 0.6 * max(each or 0.0 for each in borne)
+        assert found.measurements[0].load == CALLERS
+        assert found.predictions is not None
+        assert {each.load for each in found.predictions.frontier} <= set(rates)
+
+    def test_grows_careful_while_nothing_keeps_the_promise(self) -> None:
+        """Where hardly any rate is borne, the last questions are about the least of them."""
+        rates = tuple(Load(rate=round(300 * 1.5**step)) for step in range(6))
+        asked = goal(p99_ms=2.3).model_copy(update={"loads": rates})
+        found = found_by(Simulated(asked), asked)
+        assert found.best is not None
+        assert found.best.load in rates[:3]
 
     def test_takes_a_dead_server_for_an_answer(self) -> None:
         """A setting that kills the server is noted and never chosen, and the search goes on."""
@@ -118,6 +152,7 @@ class TestSearch:
         """A promise that nothing can keep has no winner."""
         found = found_by(Simulated(asked := goal(p99_ms=0.5)), asked)
         assert found.best is None
+        assert found.state == "nothing"
         assert all(each.broken for each in found.measurements)
 
     def test_keeps_what_there_is_when_interrupted(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from servewright import units
 from servewright.errors import InputError
@@ -31,7 +31,7 @@ class Seen(Protocol):
 
 
 S = TypeVar("S", bound=Seen)
-_KEEPS_UP = 0.97
+KEEPS_UP: Final = 0.97  # of the rate that is asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Slo:
             found = seen.percentile_ms(PERCENTILES[name])
             if not found <= limit:
                 return f"{name} {found:.1f} ms > {limit:g} ms"
-        if asked is not None and seen.rate < _KEEPS_UP * asked:
+        if asked is not None and seen.rate < KEEPS_UP * asked:
             return f"{seen.rate:.0f}/s of {asked:.0f}/s"
         return ""
 

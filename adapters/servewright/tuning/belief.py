@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servewright.calibrating import Model
+from servewright.load.saturation import KEEPS_UP
 from servewright.simulating import Floats
 from servewright.tuning.study import Load, Settings, Value
 
@@ -122,7 +123,7 @@ class Belief:
         asked = np.array([load.rate or 0.0 for _, load in points])
         return cls(
             place=places([settings for settings, _ in points], [load for _, load in points]),
-            simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > 0.97 * asked),
+            simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > KEEPS_UP * asked),
             closed=asked == 0,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ import numpy as np
 from servewright.calibrating import NUMBERS, PERCENTILES, Cell, fit
 from servewright.calibrating import Model as Fitted
 from servewright.load.measurement import PERCENTILES as NAMED
+from servewright.load.saturation import KEEPS_UP
 from servewright.simulating import Floats, Scheduler
 from servewright.tuning.belief import Belief, Guess, places
 from servewright.tuning.study import Goal, Load, Measured, Model, Predicted, Predictions, Seen, ServiceTime, Settings
@@ -24,7 +25,7 @@ ROWS: Final = (1, 64)  # of the requests by which a batch's time is calibrated
 _CALIBRATED: Final = 3  # settings that are measured before the model is fitted
 ROUNDS: Final = 12
 _ENOUGH: Final = 1e-4  # the greatest chance of winning by more than the margin that is let go
-_KEEPS_UP: Final = 0.97  # of the rate that is asked
+_CALLERS: Final = 64  # of the closed loop that calibrates where only open loops are asked for
 _TAIL: Final = 1.25  # of p99.9 over p99, where only this is simulated
 
 
@@ -88,23 +89,31 @@ def search(grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Be
         _Search(grid, goal, scheduler, bench, state, rounds).run()
     except KeyboardInterrupt:
         state.state = "interrupted"
-    if state.best is None and state.state == "complete":
+    if state.best is None and state.state != "interrupted":
         state.state = "nothing"
     return state
 
 
 class _Search:
-    """One search under way; points are all settings under all loads, in one order."""
+    """One search under way; points are all settings under all loads, in one order.
+
+    Where several open loops are asked for, a closed one comes after them: it is calibrated with, and is no answer. How
+    late an open loop is that overruns the server depends on how long it lasts, and tells little of anything else.
+    """
 
     def __init__(
         self, grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Bench, found: Found, rounds: int
     ) -> None:
         self.grid, self.goal, self.scheduler, self.bench, self.found = grid, goal, scheduler, bench, found
         self.rounds, self.seconds = rounds, 0.0
-        self.points = [(settings, load) for load in goal.loads for settings in grid]
+        closed = any(load.concurrency is not None for load in goal.loads)
+        beside = () if closed or len(goal.loads) == 1 else (Load(concurrency=_CALLERS),)
+        self.loads = (*goal.loads, *beside)
+        self.points = [(settings, load) for load in self.loads for settings in grid]
         self.place = places([each for each, _ in self.points], [load for _, load in self.points])
         self.measured: list[int] = []
-        self.closed = np.zeros(len(self.points), np.bool_)  # measured, or known to harm the server
+        self.asked_for = np.array([load not in beside for _, load in self.points])
+        self.closed = ~self.asked_for  # also what was measured, or is known to harm the server
 
     def run(self) -> None:
         """Ask until nothing can win any more, or nothing is left to ask with."""
@@ -141,7 +150,8 @@ class _Search:
         if seen.p99_ms is not None and seen.rate > 0:
             self.measured.append(point)
         best = self.found.best
-        if not seen.broken and (best is None or worth(self.goal, seen) > worth(self.goal, best)):
+        answers = self.asked_for[point] and not seen.broken
+        if answers and (best is None or worth(self.goal, seen) > worth(self.goal, best)):
             self.found.best = seen
 
     def _known(self) -> tuple[list[int], Floats]:
@@ -166,8 +176,9 @@ class _Search:
             distance = ((place[:, None] - place[picked][None]) ** 2).sum(axis=2).min(axis=1)
             farthest = np.flatnonzero(distance >= 0.8 * distance.max())
             picked.append(int(random.choice(farthest)))
-        turns = (busy[-1], busy[(len(busy) - 1) // 2])
-        loads = [self.goal.loads.index(turns[turn % 2]) for turn in range(len(picked))]
+        greatest = busy[-1] if closed else self.loads[-1]
+        turns = (greatest, busy[(len(busy) - 1) // 2])
+        loads = [self.loads.index(turns[turn % 2]) for turn in range(len(picked))]
         return [load * count + each for load, each in zip(loads, picked, strict=True)]
 
     def _simulated(self) -> Belief:
@@ -199,29 +210,38 @@ class _Search:
             column, factor = (columns[share], 1.0) if share in columns else (columns[0.99], _TAIL)
             chance = np.minimum(chance, guesses[column].chance_below(float(np.log(limit / factor))))
         asked = np.array([load.rate or 1e-9 for _, load in self.points])
-        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(_KEEPS_UP * asked))) * self._kept_up(guesses[0])
+        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(KEEPS_UP * asked))) * self._bears(guesses[0])
 
-    def _kept_up(self, rates: Guess) -> Floats:
-        """Return the chance of each point that its setting keeps up with the rate that is asked of it.
+    def _bears(self, rates: Guess) -> Floats:
+        """Return the chance of each point that its setting bears the rate that is asked of it.
 
-        What a setting answers under the most callers is about what it can do. That it, or its client, falls behind
-        before is only seen: so many of the settings measured at that rate kept up, and one more that might have.
+        What a setting answers under the most callers is about what it can do. That it, or its client, is too slow for
+        a rate before is only seen: of the settings that were measured at that rate, or kept the promises at a greater
+        one, or broke them at a lesser one, so many kept them, and one more that might have.
         """
-        kept = {load: [True] for load in self.goal.loads}
-        for seen in self.found.measurements:
-            if seen.load.rate is not None:
-                kept[seen.load].append(seen.rate >= _KEEPS_UP * seen.load.rate)
         count = len(self.grid)
-        callers = [load.concurrency or 0 for load in self.goal.loads]
+        callers = [load.concurrency or 0 for load in self.loads]
         most = callers.index(max(callers)) * count
         able = Guess(rates.mean[most : most + count], rates.deviation[most : most + count])
         chances: list[Floats] = []
-        for load in self.goal.loads:
-            chance = np.full(count, sum(kept[load]) / len(kept[load]))
-            if load.rate is not None and max(callers):
-                chance *= 1.0 - able.chance_below(float(np.log(_KEEPS_UP * load.rate)))
+        for load in self.loads:
+            chance = np.ones(count)
+            if load.rate is not None:
+                kept = self._kept_at(load.rate)
+                chance *= sum(kept) / len(kept)
+                if max(callers):
+                    chance *= 1.0 - able.chance_below(float(np.log(KEEPS_UP * load.rate)))
             chances.append(chance)
         return np.concatenate(chances)
+
+    def _kept_at(self, rate: float) -> list[bool]:
+        """Tell of each measurement that says something of ``rate`` whether the promises were kept; of one more."""
+        kept = [True]
+        for seen in self.found.measurements:
+            asked, keeps = seen.load.rate, not seen.broken
+            if asked is not None and (asked == rate or keeps == (asked > rate)):
+                kept.append(keeps)
+        return kept
 
     def _worth(self, guesses: Sequence[Guess]) -> Guess:
         if self.goal.maximise == "rate":
@@ -233,7 +253,9 @@ class _Search:
         """Return the point to measure next, and the greatest chance of any to win by more than the margin."""
         value, holds = self._worth(guesses), np.where(self.closed, 0.0, self._holds(guesses))
         if self.found.best is None:
-            promise = holds * np.exp(value.mean - value.mean.max())
+            # The less is left, the less may be risked: the last question is what most likely holds.
+            daring = (self._left() - 1) / self.goal.budget
+            promise = holds * np.exp(daring * (value.mean - value.mean.max()))
             return int(promise.argmax()), float(holds.max())
         best = worth(self.goal, self.found.best)
         wins = holds * (1.0 - value.chance_below(best + np.log1p(self.goal.margin)))
@@ -246,11 +268,11 @@ class _Search:
 
     def _keep(self, guesses: Sequence[Guess]) -> None:
         """Keep the frontier of what is believed, and the best of it."""
-        value, holds = self._worth(guesses), self._holds(guesses)
+        value, holds = self._worth(guesses), np.where(self.asked_for, self._holds(guesses), 0.0)
         rates, tails = guesses[0].mean, guesses[1 + PERCENTILES.index(0.99)].mean
         frontier, least = [], np.inf
         for point in np.lexsort((tails, -rates)).tolist():
-            if tails[point] < least:
+            if self.asked_for[point] and tails[point] < least:
                 least = tails[point]
                 frontier.append(point)
         best = np.argsort(-np.where(holds > 0.5, value.mean, -np.inf))[:10].tolist()
