@@ -20,7 +20,7 @@ from servewright.errors import InputError
 from servewright.load.workload import Closed
 from servewright.rendering import render
 from servewright.simulating import Service, simulate_closed, simulate_open
-from servewright.tuning import gain, planning, spec_text, study
+from servewright.tuning import gain, planning, spec_text, study, tuner
 from servewright.tuning.belief import Belief, places
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.knobs import Demand, grid
@@ -265,6 +265,15 @@ class TestGain:
         found = gain.alternate(measure, known, rounds=3)
         assert asked == ["tuned", "default", "default", "tuned"]
         assert found[0] == known[0]
+
+    def test_tells_of_promises_that_its_rounds_broke(self) -> None:
+        """What one measurement kept by luck, the comparison may show to be broken: that is said, and how often."""
+        rounds = self.rounds((1000.0, 2000.0), (1000.0, 2010.0))
+        late = rounds[1].tuned.model_copy(update={"p99_ms": 80.0})
+        rounds = [rounds[0], rounds[1].model_copy(update={"tuned": late})]
+        compared = gain.compared(rounds, CALLERS, "rate")
+        assert tuner.not_kept(goal(p99_ms=100.0), compared) == ""
+        assert "in 1 of 2 rounds of the comparison (p99 80.0 ms > 50 ms)" in tuner.not_kept(goal(), compared)
 
 
 KEYS = {"batching.max_size": 32, "batching.max_delay": "5ms", "workers": 2, "batching.allowed_sizes": [8, 32]}

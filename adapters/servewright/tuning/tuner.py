@@ -19,7 +19,7 @@ from servewright.tuning.journal import Journal
 from servewright.tuning.knobs import Demand, Tuning, grid
 from servewright.tuning.live import LiveBench, Serving, Subject
 from servewright.tuning.machine import machine, versions
-from servewright.tuning.search import Found, Question, search
+from servewright.tuning.search import Found, Question, broken, search
 from servewright.tuning.study import Comparison, Goal, Knob, Load, Measured, Round, Settings, Study, Winner
 from servewright.writing import write_texts
 
@@ -262,12 +262,15 @@ class _Tuner:
             )
         bound = [each for each in found.measurements if each.client_bound]
         if bound:
-            warnings.append(f"{len(bound)} measurements may be the load generator's own: {bound[0].client_bound}")
+            count = _counted(len(bound), "measurement")
+            warnings.append(f"{count} may be the load generator's own: {bound[0].client_bound}")
         unsafe = [each for each in found.measurements if each.unsafe]
         if unsafe:
-            warnings.append(f"the server failed under {len(unsafe)} settings: {unsafe[0].unsafe}")
-        if comparison is not None and not comparison.beats:
-            warnings.append("nothing beats the default within noise: nothing is changed")
+            warnings.append(f"the server failed under {_counted(len(unsafe), 'setting')}: {unsafe[0].unsafe}")
+        if comparison is not None:
+            warnings += [unkept] if (unkept := not_kept(self.goal, comparison)) else []
+            if not comparison.beats:
+                warnings.append("nothing beats the default within noise: nothing is changed")
         return warnings
 
     def _diff(self, settings: Settings) -> study.Diff:
@@ -290,6 +293,25 @@ class _Tuner:
         write_texts({tuned_name(self.spec_file): text}, self.spec_file.absolute().parent)
         configs = render(self.subject.with_settings(winner.settings, backends=self.backends), self.subject.backend)
         write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
+
+
+def not_kept(goal: Goal, comparison: Comparison) -> str:
+    """Return in how many rounds of a comparison the tuned setting broke a promise; nothing where it never did.
+
+    One measurement may keep by luck what the next ones break, most of all near the knee.
+    """
+    told = [broken(goal, each.tuned, comparison.load) for each in comparison.rounds]
+    missed = [each for each in told if each]
+    if not missed:
+        return ""
+    return (
+        f"the tuned setting broke a promise in {len(missed)} of {_counted(len(told), 'round')} of the comparison "
+        f"({missed[0]}): give it room, with a lower rate or a wider promise"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def tuned_name(spec: Path) -> str:
