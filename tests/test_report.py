@@ -366,6 +366,13 @@ class TestFindings:
         """That none is good enough is an answer."""
         assert findings.found(out_of_reach()).verdict == "No setting keeps the promises"
 
+    def test_recommends_nothing_that_only_calibrated(self) -> None:
+        """A load that was not asked for is no answer, however well it went."""
+        values = interrupted().model_dump(mode="json")
+        goal = values["goal"] | {"loads": [{"concurrency": None, "rate": 9.0}]}
+        assert findings.best(interrupted()) is not None
+        assert findings.best(changed(**values | {"goal": goal})) is None
+
     def test_of_unsafe_settings(self) -> None:
         """A server that died under a setting is a result."""
         tried = next(section for section in findings.found(changed()).sections if section.key == "tried")

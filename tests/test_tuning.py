@@ -154,6 +154,9 @@ class TestSearch:
         assert found.best is None
         assert found.state == "nothing"
         assert all(each.broken for each in found.measurements)
+        said = tuner.conclusion(found.state, found, None)
+        nearest = min(each.p99_ms or 0.0 for each in found.measurements)
+        assert f"under 64 callers: p99 {nearest:.1f} ms > 0.5 ms; ask for less" in said
 
     def test_keeps_what_there_is_when_interrupted(self) -> None:
         """Ctrl-C loses the measurement in progress alone."""
@@ -403,6 +406,15 @@ class TestPlan:
         assert calm.p99_ms is not None
         assert full.p99_ms is not None
         assert calm.p99_ms < full.p99_ms
+
+    def test_takes_no_knee_from_a_load_that_only_calibrated(self, tmp_path: Path) -> None:
+        """Callers that wait for their answers bear more than the open loop that was asked for."""
+        made = self.study(tmp_path)
+        asked = made.goal.model_copy(update={"loads": (Load(rate=900.0),)})
+        made = made.model_copy(update={"goal": asked, "winner": None})
+        assert any(not each.broken for each in made.measurements)
+        with pytest.raises(InputError, match="no setting that keeps its promises"):
+            planning.plan(made, SCHEDULER, rate=500.0)
 
     def test_is_kept_in_the_study(self, tmp_path: Path, cli: Cli) -> None:
         """A report shows the plan that was made last; it is marked as simulated."""

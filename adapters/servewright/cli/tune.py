@@ -55,7 +55,7 @@ def command(spec: Path, **options: Any) -> None:
     """Find the batching settings that serve SPEC best, on its real server, and write them.
 
     The tuned spec goes beside SPEC, as NAME.tuned.yaml; the study and the configs go to -o. Nothing is changed where
-    nothing beats the default.
+    nothing beats the default. Exit code 1: nothing that was measured keeps the promises.
     """
     from servewright.cli.tuning import run
 

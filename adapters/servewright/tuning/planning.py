@@ -45,11 +45,11 @@ def _knee(study: Study) -> tuple[Settings, float]:
     if study.winner is not None:
         settings = study.winner.settings
     else:
-        kept = [each for each in study.measurements if not each.broken and not each.unsafe]
+        kept = [each for each in study.measurements if study.answers(each)]
         if not kept:
             raise InputError("the study has no setting that keeps its promises; tune again with others")
         settings = max(kept, key=lambda each: each.rate).settings
-    mine = [each for each in study.measurements if each.settings == settings and not each.broken and not each.unsafe]
+    mine = [each for each in study.measurements if each.settings == settings and study.answers(each)]
     return settings, max(each.rate for each in mine)
 
 

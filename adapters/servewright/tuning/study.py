@@ -289,6 +289,10 @@ class Study(Record):
         """How long requests take that are alone on the server, by their rows."""
         return tuple(sorted((each for each in self.service_times if each.busy == 1), key=lambda each: each.rows))
 
+    def answers(self, each: Measured) -> bool:
+        """Tell whether a measurement keeps every promise, under a load that was asked for; others only calibrate."""
+        return not each.broken and not each.unsafe and each.load in self.goal.loads
+
 
 def load(path: Path) -> Study:
     """Read ``study.json``, or the one in the folder ``path``."""

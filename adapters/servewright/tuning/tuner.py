@@ -228,7 +228,7 @@ class _Tuner:
         default = subject.tuning.default(subject.document.spec, demand)
         result = Study.model_validate(
             {
-                "state": state, "conclusion": _conclusion(state, best, comparison), "began": self.journal.head["began"],
+                "state": state, "conclusion": conclusion(state, found, comparison), "began": self.journal.head["began"],
                 "ended": study.now(), "machine": self.machine, "versions": versions(), "server": self._server(),
                 "subject": study.Subject(
                     name=subject.document.spec.name, spec=str(self.spec_file), digest=subject.document.digest
@@ -310,6 +310,10 @@ def not_kept(goal: Goal, comparison: Comparison) -> str:
     )
 
 
+def _named(settings: Settings) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
@@ -324,10 +328,17 @@ def _unified(old: str, new: str, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _conclusion(state: str, best: Measured | None, comparison: Comparison | None) -> str:
+def conclusion(state: str, found: Found, comparison: Comparison | None) -> str:
+    """Return what came of a search, in one sentence: the winner and its gain, or what came nearest."""
+    best = found.best
+    if best is None and state == "interrupted":
+        return state
     if best is None:
-        return "no setting that was measured keeps the promises" if state != "interrupted" else "interrupted"
-    said = ", ".join(f"{name}={value}" for name, value in best.settings.items())
+        missed = [each for each in found.measurements if each.broken and each.p99_ms is not None]
+        nearest = min(missed, key=lambda each: each.p99_ms or 0.0, default=None)
+        came = f"; nearest came {_named(nearest.settings)} under {nearest.load}: {nearest.broken}" if nearest else ""
+        return f"no setting that was measured keeps the promises{came}; ask for less, or give a greater --budget"
+    said = _named(best.settings)
     p99 = f"{best.p99_ms:.1f} ms" if best.p99_ms is not None else "unknown"
     if comparison is None:
         return f"best measured: {said} with {best.rate:.0f}/s at a p99 of {p99}; not compared with the default"

@@ -465,7 +465,7 @@ def _tried(study: Study, size: Size) -> Chart | None:
         else:
             shape, kind = _kept(each)
             marks.append(Mark(x=x, y=y(value), shape=shape, kind=kind, says=_said(each, name)))
-            if not each.broken and (best is None or (value > best if by_rate else value < best)):
+            if study.answers(each) and (best is None or (value > best if by_rate else value < best)):
                 if best is not None:
                     steps.append((x, y(best)))
                 best = value

@@ -132,7 +132,7 @@ def best(study: Study) -> Measured | None:
     """Return the winner's measurement; without a winner, the best that breaks no promise."""
     if study.winner is not None:
         return next((each for each in study.measurements if each.index == study.winner.measurement), None)
-    kept = [each for each in study.measurements if not each.broken and not each.unsafe and each.p99_ms is not None]
+    kept = [each for each in study.measurements if study.answers(each) and each.p99_ms is not None]
     if study.goal.maximise == "rate":
         return max(kept, key=lambda each: each.rate, default=None)
     return min(kept, key=lambda each: each.p99_ms or 0.0, default=None)
