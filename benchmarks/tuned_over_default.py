@@ -81,7 +81,7 @@ def beside_a_grid(spec: Path, found: dict[str, Any]) -> None:
             rounds = gain.alternate(lambda side: bench.once(sides[side], load), [], rounds=5)
     finally:
         bench.close()
-    compared = gain.compared(rounds, load, "rate")
+    compared = gain.compared(rounds, load, goal)
     print(f"  best of {len(GRID)}: {best[1]} {best[0]:.0f}/s; the tuner's: {mine['settings']}")
     print(f"  the tuner's over the grid's best: {compared.gain:.3f} ({compared.low:.3f} to {compared.high:.3f})")
 

@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_what_there_is(models: Models, tmp_path: Path, left_behind:
     """An interrupted study is written, leaves no server, and goes on where it was."""
     spec = models.spec(tmp_path / "digits.yaml", "saved_model")
     folder = tmp_path / "study"
-    words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "--budget", "6", "-o", str(folder), *SMALL]
+    words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "--budget", "7", "-o", str(folder), *SMALL]
     command = [sys.executable, "-m", "servewright", *words]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -51,6 +51,7 @@ _MOST_OFF: Final = 0.5  # one measurement with a stall in it must not bend the m
 _ROWS: Final = 500  # settings that are simulated together: more do not fit into the processor's cache
 _SCORED_S, _PREDICTED_S = 1.2, 5.0
 _MOST_ARRIVALS: Final = 8000  # a tail is known from so many, and a step for each is what costs time
+_LEAST_ARRIVALS: Final = 50
 _SCORED_BATCHES, _PREDICTED_BATCHES = 200, 500
 
 Setting: TypeAlias = Mapping[str, Any]
@@ -172,7 +173,7 @@ def _simulated(
 
 
 def _arrivals(pace: Arrivals, seconds: float) -> Floats:
-    seconds = min(seconds, _MOST_ARRIVALS / pace.rate)
+    seconds = min(max(seconds, _LEAST_ARRIVALS / pace.rate), _MOST_ARRIVALS / pace.rate)
     whole = int(np.ceil(seconds))
     moments = np.concatenate([pace.during(second) for second in range(whole)])
     return moments[moments < seconds]

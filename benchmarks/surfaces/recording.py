@@ -160,16 +160,10 @@ class Recorder:
 
     def _cell(self, serving: Serving, load: Load) -> dict[str, Any]:
         for seconds in (self.options.seconds, FEW_LONGER * self.options.seconds):
-            seen, others = calmest(partial(self._loaded, serving, load, seconds))
+            seen, others = calmest(partial(self.bench.loaded, serving, load.pace, seconds=seconds))
             if len(seen.latency) >= FEW:
                 break
         return _shown(seen) | others
-
-    def _loaded(self, serving: Serving, load: Load, seconds: float) -> Measurement:
-        seen = self.bench.loaded(serving, load.pace, seconds=seconds)
-        if seen.ended == "interrupted":
-            raise KeyboardInterrupt
-        return seen
 
 
 def calmest(measure: Callable[[], T]) -> tuple[T, dict[str, float]]:

@@ -33,11 +33,18 @@ def command(study: Path, *, rate: str, head_room: float, as_json: bool) -> None:
     tuning = tuner.tuning_of(registry.get(found.server.backend))
     fleet = planning.plan(found, tuning.scheduler, rate=rate_of(rate), head_room=head_room)
     studies.save(found.model_copy(update={"plan": fleet}), study)
+    settings, _ = planning.planned_with(found)
     if as_json:
-        printing.as_json({"ok": True, "stand_in": found.server.stand_in} | fleet.model_dump(mode="json"))
+        head = {"ok": True, "stand_in": found.server.stand_in, "settings": settings}
+        printing.as_json(head | fleet.model_dump(mode="json"))
         return
     tail = f"p99 {fleet.p99_ms:.1f} ms" if fleet.p99_ms is not None else "p99 unknown"
     printing.line(f"replicas  {fleet.replicas} for {fleet.rate:g}/s, {fleet.head_room:.0%} of each free")
-    printing.line(f"each      {fleet.each:g}/s of {fleet.knee:g}/s measured, {tail} (simulated)")
+    least = "at least " if found.goal.maximise == "latency" else ""  # more than the rate that was asked was never tried
+    printing.line(f"each      {fleet.each:g}/s of {least}{fleet.knee:g}/s measured, {tail} (simulated)")
+    printing.line("with      " + " ".join(f"{name}={value}" for name, value in settings.items()))
+    limit = found.goal.latency_ms.get("p99")
+    if limit is not None and fleet.p99_ms is not None and fleet.p99_ms > limit:
+        printing.line(f"note      a p99 of {limit:g} ms is promised: by this simulation no number of replicas keeps it")
     if found.server.stand_in:
         printing.line("note      measured on a stand-in: the real server's figures differ")

@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 @image_option
 @click.option("--slo", help="Promises, such as p99=50ms,errors=0.1% (default: the spec's).")
 @click.option("--rate", help="Requests per second that come, such as 200/s: the smallest p99 at that rate.")
-@click.option("--concurrency", type=click.IntRange(1), help="Callers in a closed loop: the greatest rate (default 64).")
+@click.option(
+    "--concurrency", type=click.IntRange(1),
+    help="Callers in a closed loop: the greatest rate (default 64, unless the spec has slo.rate).",
+)  # fmt: skip
 @click.option("--max-throughput", is_flag=True, help="The greatest rate of an open loop within the --slo.")
-@click.option("--budget", type=click.IntRange(4), default=14, show_default=True, help="How many measurements, at most.")
+@click.option(
+    "--budget", type=click.IntRange(7), default=14, show_default=True,
+    help="How many measurements, at most; six of them calibrate.",
+)  # fmt: skip
 @click.option("--time", "time_limit", default="10m", show_default=True, help="How long to search, at most.")
 @click.option("--each", default="5s", show_default=True, help="How long one measurement takes, at most.")
 @click.option("--rounds", type=click.IntRange(2), default=4, show_default=True, help="Rounds against the default.")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from servewright import units
 from servewright.cli import printing
-from servewright.errors import CheckFailedError, ExitCode, InputError
+from servewright.errors import ExitCode, InputError
 
 
 def run(spec: Path, **options: Any) -> None:
@@ -26,6 +27,8 @@ def run(spec: Path, **options: Any) -> None:
     fleet = pipeline.load(spec)
     if len(fleet.models) != 1:
         raise InputError(f"{spec} has {len(fleet.models)} models; tune the spec of one")
+    if Path(fleet.models[0].file).resolve() != spec.resolve():
+        raise InputError(f"{spec} is a fleet; tune the spec of its model, {fleet.models[0].file}")
     backend = pipeline.backend_for(fleet, options["backend"])
     tuning = tuner.tuning_of(backend)
     ask = _ask(fleet.models[0].spec, options)
@@ -38,8 +41,8 @@ def run(spec: Path, **options: Any) -> None:
     )  # fmt: skip
     folder = options["output"] or Path(f"{fleet.name}-{backend.name}-study")
     found = tuner.tune(
-        subject, ask, folder, backends=registry.names(), resume=options["resume"], on_stage=printing.stage,
-        on_measured=progress,
+        subject, ask, folder, backends=registry.names(), resume=options["resume"], given=_given(),
+        on_stage=printing.stage, on_measured=progress,
     )  # fmt: skip
     write_texts({"report.html": page.html(found)}, folder)
     wrote = spec.absolute().parent / tuner.tuned_name(spec) if found.winner and found.state != "interrupted" else None
@@ -50,10 +53,18 @@ def run(spec: Path, **options: Any) -> None:
         shown(found, folder, wrote)
     if found.state == "interrupted":
         raise SystemExit(int(ExitCode.INTERRUPTED))
-    if options["require_real"] and found.server.stand_in:
-        raise CheckFailedError(f"{found.server.name} is a stand-in; give --runtime docker or process")
     if found.state == "nothing":
         raise SystemExit(int(ExitCode.CHECK_FAILED))
+
+
+def _given() -> frozenset[str]:
+    """Return the options that the command line names, as it names them."""
+    context = click.get_current_context()
+    return frozenset(
+        {"time_limit": "time"}.get(parameter, parameter).replace("_", "-")
+        for parameter in context.params
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+    )
 
 
 def _ask(spec: Any, options: dict[str, Any]) -> Any:
@@ -74,7 +85,7 @@ def _ask(spec: Any, options: dict[str, Any]) -> Any:
         slo=slo, rate=rate, concurrency=options["concurrency"], most=options["max_throughput"],
         budget=options["budget"], time_s=_seconds(options["time_limit"], "--time"),
         each_s=_seconds(options["each"], "--each"), rounds=options["rounds"], margin=options["margin"],
-        seed=options["seed"],
+        seed=options["seed"], require_real=options["require_real"],
     )  # fmt: skip
 
 

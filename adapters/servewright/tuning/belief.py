@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servewright.calibrating import Model
-from servewright.load.saturation import KEEPS_UP
+from servewright.load.saturation import least_of
 from servewright.simulating import Floats
 from servewright.tuning.study import Load, Settings, Value
 
@@ -121,9 +121,10 @@ class Belief:
         """Return what ``model`` says of ``points``."""
         simulated = model.simulated([(settings, load.pace) for settings, load in points])
         asked = np.array([load.rate or 0.0 for _, load in points])
+        least = np.array([least_of(load.rate) if load.rate else 0.0 for _, load in points])
         return cls(
             place=places([settings for settings, _ in points], [load for _, load in points]),
-            simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > KEEPS_UP * asked),
+            simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > least),
             closed=asked == 0,
         )  # fmt: skip
 

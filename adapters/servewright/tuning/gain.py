@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from servewright.tuning.study import Comparison, Load, Round, Seen
+from servewright.tuning.study import Comparison, Goal, Load, Round, Seen
 
 # Two-sided 95 % of Student's distribution, by degrees of freedom.
 _STUDENT: Final = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -32,17 +32,22 @@ def alternate(
     return found
 
 
-def compared(rounds: Sequence[Round], load: Load, of: Literal["rate", "latency"]) -> Comparison:
-    """Return the gain of the tuned side with its interval; two rounds are needed at least."""
+def compared(rounds: Sequence[Round], load: Load, goal: Goal) -> Comparison:
+    """Return the gain of the tuned side with its interval, and who kept the promises; it takes two rounds at least."""
+    of = goal.maximise
     ratios = [math.log(max(_worth(each.tuned, of), 1e-9) / max(_worth(each.default, of), 1e-9)) for each in rounds]
     count = len(ratios)
     mean = sum(ratios) / count
     spread = math.sqrt(sum((each - mean) ** 2 for each in ratios) / (count - 1))
     half = _STUDENT[min(count - 2, len(_STUDENT) - 1)] * spread / math.sqrt(count)
-    return Comparison(
+    found = Comparison(
         load=load, of=of, rounds=tuple(rounds), gain=math.exp(mean), low=math.exp(mean - half),
-        high=math.exp(mean + half), beats=mean - half > 0,
+        high=math.exp(mean + half), beats=False,
+        default_broke=sum(bool(goal.slo.broken_by(each.default, asked=load.rate)) for each in rounds),
+        tuned_broke=sum(bool(goal.slo.broken_by(each.tuned, asked=load.rate)) for each in rounds),
     )  # fmt: skip
+    beats = found.keeps_alone or (found.low > 1 and not found.tuned_fails)
+    return found.model_copy(update={"beats": beats})
 
 
 def _worth(seen: Seen, of: Literal["rate", "latency"]) -> float:

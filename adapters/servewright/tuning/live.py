@@ -31,6 +31,7 @@ from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Se
 
 _TIMEOUT_S: Final = 10.0
 _SERVICE_S: Final = 2.0
+_SLOW_S: Final = 3 * _TIMEOUT_S
 _SETTLING_IN: Final = Closed(concurrency=64)
 _PER_PROCESS: Final = 4000.0  # requests per second that one process sends with ease
 
@@ -95,6 +96,7 @@ class LiveBench:
     settle_in_s: float = 1.5
     until: float | None = None
     identity: Identity | None = None
+    on_identity: Callable[[Identity], None] = lambda _: None
     _held: ExitStack = field(default_factory=ExitStack)
     _serving: Serving | None = None
     _settings: Settings | None = None
@@ -120,7 +122,10 @@ class LiveBench:
     def timed(self, serving: Serving, rows: int, *, busy: int = 1) -> ServiceTime:
         """Measure requests of so many rows, ``busy`` at a time."""
         payload = self._payload(serving, rows)
-        seen = self.loaded(serving, Closed(concurrency=busy), payloads=payload, seconds=_SERVICE_S)
+        for seconds in (_SERVICE_S, _SLOW_S):
+            seen = self.loaded(serving, Closed(concurrency=busy), payloads=payload, seconds=seconds)
+            if len(seen.latency):  # a request that takes longer than the warm-up and the load has begun before it
+                break
         return _service_time(rows, busy, seen)
 
     def _possible(self, rows: Sequence[int]) -> Sequence[int]:
@@ -136,8 +141,6 @@ class LiveBench:
                 self._serving = self._held.enter_context(self.running(question.settings))
                 self._settings = question.settings
             seen = self.loaded(self._serving, question.load.pace)
-            if seen.ended == "interrupted":
-                raise KeyboardInterrupt
             if not self._serving.server.alive():
                 raise LaunchError("the server ended under load: " + self._serving.server.why_ended())
         except (LaunchError, ProbeError) as error:
@@ -157,8 +160,8 @@ class LiveBench:
     def once(self, serving: Serving, load: Load) -> Seen:
         """Return what users of a server see."""
         seen = self.loaded(serving, load.pace)
-        if seen.ended == "interrupted":
-            raise KeyboardInterrupt
+        if not serving.server.alive():
+            raise LaunchError("the server ended under load: " + serving.server.why_ended())
         return seen_of(seen)
 
     def _abandon(self) -> None:
@@ -184,8 +187,8 @@ class LiveBench:
                 serving = Serving(
                     server=server, client=client, payloads=payloads, headers=headers, identity=self.identity
                 )
-                if self.loaded(serving, _SETTLING_IN, seconds=self.settle_in_s).ended == "interrupted":
-                    raise KeyboardInterrupt
+                self.on_identity(self.identity)
+                self.loaded(serving, _SETTLING_IN, seconds=self.settle_in_s)
                 yield serving
             finally:
                 client.close()
@@ -200,7 +203,7 @@ class LiveBench:
     def loaded(
         self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0
     ) -> Measurement:
-        """Load a server: for ``seconds``, or until it is stable for none."""
+        """Load a server: for ``seconds``, or until it is stable for none. Ctrl-C leaves no half measurement behind."""
         rate = _PER_PROCESS - 1 if isinstance(pace, Closed) else pace.rate
         workload = Workload(
             endpoint=requests.endpoint(serving.server, self.subject.transport),
@@ -208,7 +211,10 @@ class LiveBench:
             warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S, processes=1 + int(rate // _PER_PROCESS), settle=not seconds,
         )  # fmt: skip
         pid = getattr(serving.server.handle, "pid", None)
-        return measure(workload, headers=serving.headers, saturated=server_of(pid))
+        found = measure(workload, headers=serving.headers, saturated=server_of(pid))
+        if found.ended == "interrupted":
+            raise KeyboardInterrupt
+        return found
 
 
 def seen_of(found: Measurement) -> Seen:
@@ -228,7 +234,8 @@ def _service_time(rows: int, busy: int, found: Measurement) -> ServiceTime:
     """Return the median with an interval from the medians of the load's windows."""
     middle = found.percentile_ms(0.5)
     if middle != middle:
-        raise InputError(f"a request of {rows} rows got no answer ({dict(found.errors)}); try --transport or --data")
+        errors = ", ".join(f"{count} times {name}" for name, count in found.errors.items()) or "none came"
+        raise InputError(f"a request of {rows} rows got no answer within {_TIMEOUT_S:g} s ({errors}); try --transport")
     windows = np.array([point["p50_ms"] for point in found.timeline if point["p50_ms"] > 0] or [middle])
     half = 1.96 * float(windows.std(ddof=1)) / len(windows) ** 0.5 if len(windows) > 1 else 0.0
     return ServiceTime(

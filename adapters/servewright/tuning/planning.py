@@ -23,24 +23,30 @@ _MOST: Final = 1_000_000
 def plan(study: Study, scheduler: Scheduler, *, rate: float, head_room: float = HEAD_ROOM) -> Fleet:
     """Return how many replicas of the study's best setting ``rate`` needs, so that each keeps ``head_room`` free.
 
-    The knee is the greatest rate that was measured within the promises.
+    The knee is the greatest rate that was measured within the promises. Where the p99 that is simulated breaks its
+    promise, there are more of them, until it keeps it or a replica has a tenth of the knee.
     """
     if not 0 <= head_room < 1:
         raise InputError(f"a head-room of {head_room:g} leaves nothing; give a share below 1, such as 0.3")
     if not rate > 0:
         raise InputError(f"a rate of {rate:g}/s needs no replica; give a positive one")
-    settings, knee = _knee(study)
+    settings, knee = planned_with(study)
+    limit = study.goal.latency_ms.get("p99", math.inf)
     replicas = max(1, math.ceil(rate / (knee * (1.0 - head_room)) - 1e-9))
-    if replicas > _MOST:
-        raise InputError(f"{rate:g}/s would need {replicas} replicas of {knee:g}/s each; correct the rate")
-    each = rate / replicas
+    while True:
+        if replicas > _MOST:
+            raise InputError(f"{rate:g}/s would need {replicas} replicas of {knee:g}/s each; correct the rate")
+        each = rate / replicas
+        tail = _tail_ms(study, scheduler, settings, each)
+        if tail is None or tail <= limit or each <= 0.1 * knee:
+            break
+        replicas += max(1, replicas // 10)
     return Fleet(
-        rate=rate, head_room=head_room, knee=knee, replicas=replicas, each=round(each, 3),
-        p99_ms=_tail_ms(study, scheduler, settings, each),
+        rate=rate, head_room=head_room, knee=knee, replicas=replicas, each=round(each, 3), p99_ms=tail,
     )  # fmt: skip
 
 
-def _knee(study: Study) -> tuple[Settings, float]:
+def planned_with(study: Study) -> tuple[Settings, float]:
     """Return the setting to plan with, and the greatest rate at which it kept every promise."""
     if study.winner is not None:
         settings = study.winner.settings

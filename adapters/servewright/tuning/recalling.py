@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 from servewright.tuning.journal import Journal
@@ -14,7 +15,10 @@ class Recalling:
 
     def __init__(self, bench: Bench, journal: Journal, *, on_new: Callable[[Measured], None] = lambda _: None) -> None:
         self._bench, self._journal, self._on_new = bench, journal, on_new
-        self._known = [Measured.model_validate(fact["measured"]) for fact in journal.all("measured")]
+        self._known: list[Measured] = []
+        for fact in journal.all("measured"):
+            measured = Measured.model_validate(fact["measured"])
+            self._known[measured.index :] = [measured]  # what came after was of a search that asked otherwise
         self.told: list[Measured] = []  # every answer so far, also one that an interrupted search did not hear of
 
     def service_times(self, rows: Sequence[int]) -> Sequence[ServiceTime]:
@@ -42,9 +46,21 @@ class Recalling:
 
     def over(self) -> bool:
         """Tell whether the time is spent; what is known costs none."""
-        return self._bench.over()
+        return len(self.told) >= len(self._known) and self._bench.over()
 
 
-def rounds(journal: Journal) -> list[Round]:
-    """Return the rounds of a comparison that a journal holds."""
-    return [Round.model_validate(fact["round"]) for fact in journal.all("round")]
+def keep(journal: Journal, best: Measured, found: Round) -> None:
+    """Keep a round of the comparison of ``best`` with the default."""
+    about = {"settings": best.settings, "load": best.load.model_dump(mode="json")}
+    journal.append("round", about | {"round": found.model_dump(mode="json")})
+
+
+def rounds(journal: Journal, best: Measured) -> list[Round]:
+    """Return the rounds in which ``best`` was compared; a study that went on may hold those of another winner too."""
+    about = json.loads(json.dumps({"settings": best.settings, "load": best.load.model_dump(mode="json")}))
+    facts = [fact for fact in journal.all("round") if {name: fact.get(name) for name in about} == about]
+    found: list[Round] = []
+    for fact in facts:
+        each = Round.model_validate(fact["round"])
+        found[each.index :] = [each]
+    return found

@@ -7,7 +7,7 @@ study is resumed by asking it again: the same answers lead to the same questions
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 from servewright.calibrating import NUMBERS, PERCENTILES, Cell, fit
 from servewright.calibrating import Model as Fitted
 from servewright.load.measurement import PERCENTILES as NAMED
-from servewright.load.saturation import KEEPS_UP
+from servewright.load.saturation import least_of
 from servewright.simulating import Floats, Scheduler
 from servewright.tuning.belief import Belief, Guess, places
 from servewright.tuning.study import Goal, Load, Measured, Model, Predicted, Predictions, Seen, ServiceTime, Settings
@@ -113,15 +113,21 @@ class _Search:
         self.place = places([each for each, _ in self.points], [load for _, load in self.points])
         self.measured: list[int] = []
         self.asked_for = np.array([load not in beside for _, load in self.points])
-        self.closed = ~self.asked_for  # also what was measured, or is known to harm the server
+        self.harmful = np.zeros(len(self.points), np.bool_)
+        self.closed = ~self.asked_for  # also what was measured, or harms the server
 
     def run(self) -> None:
         """Ask until nothing can win any more, or nothing is left to ask with."""
         self.found.service_times = tuple(self.bench.service_times(ROWS))
-        for point in self._spread():
+        for count, point in enumerate(self._spread()):
+            if count >= _CALIBRATED and self.measured:
+                break
             if self._left() < 1:
                 return
-            self._ask("calibrate", point, None)
+            if not self.harmful[point]:
+                self._ask("calibrate", point, None)
+        if not self.measured:
+            return
         belief = self._simulated()
         while self._left() >= 1:
             guesses = belief.corrected(*self._known())
@@ -145,7 +151,8 @@ class _Search:
         self.found.measurements.append(seen)
         self.closed[point] = True
         if seen.unsafe:
-            self.closed |= np.array([each == settings for each, _ in self.points])
+            self.harmful |= np.array([each == settings for each, _ in self.points])
+            self.closed |= self.harmful
             return
         if seen.p99_ms is not None and seen.rate > 0:
             self.measured.append(point)
@@ -159,7 +166,7 @@ class _Search:
         shown = [[each.rate, *(each.percentile_ms(share) for share in PERCENTILES)] for each in usable]
         return self.measured, np.array(shown).reshape(len(usable), 1 + len(PERCENTILES))
 
-    def _spread(self) -> list[int]:
+    def _spread(self) -> Iterator[int]:
         """Return points to calibrate on, far from each other, in turn under the greatest load and a middling one.
 
         The first fills the largest batches one after the other: it shows what answering costs. The rest is the seed's.
@@ -167,19 +174,19 @@ class _Search:
         random = np.random.default_rng(self.goal.seed)
         closed = [load for load in self.goal.loads if load.concurrency is not None]
         busy = sorted(closed or self.goal.loads, key=lambda load: load.concurrency or load.rate or 0.0)
+        greatest = busy[-1] if closed else self.loads[-1]
+        turns = [self.loads.index(load) for load in (greatest, busy[(len(busy) - 1) // 2])]
         count = len(self.grid)
         place = self.place[:count]
         place = place / np.maximum(np.ptp(place, axis=0), 1e-9)  # a knob of two values matters as much as one of six
         policy = self.scheduler.policy(self.grid)
         picked = [int(np.lexsort((-policy.workers, policy.delay, policy.size))[-1])]
-        while len(picked) < min(_CALIBRATED, count):
+        yield turns[0] * count + picked[0]
+        while len(picked) < count:
             distance = ((place[:, None] - place[picked][None]) ** 2).sum(axis=2).min(axis=1)
             farthest = np.flatnonzero(distance >= 0.8 * distance.max())
             picked.append(int(random.choice(farthest)))
-        greatest = busy[-1] if closed else self.loads[-1]
-        turns = (greatest, busy[(len(busy) - 1) // 2])
-        loads = [self.loads.index(turns[turn % 2]) for turn in range(len(picked))]
-        return [load * count + each for load, each in zip(loads, picked, strict=True)]
+            yield turns[(len(picked) - 1) % 2] * count + picked[-1]
 
     def _simulated(self) -> Belief:
         """Fit the model to what was measured, and ask it of every point."""
@@ -209,8 +216,8 @@ class _Search:
             share = NAMED[name]
             column, factor = (columns[share], 1.0) if share in columns else (columns[0.99], _TAIL)
             chance = np.minimum(chance, guesses[column].chance_below(float(np.log(limit / factor))))
-        asked = np.array([load.rate or 1e-9 for _, load in self.points])
-        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(KEEPS_UP * asked))) * self._bears(guesses[0])
+        least = np.array([max(least_of(load.rate or 0.0), 1e-9) for _, load in self.points])
+        return np.minimum(chance, 1.0 - guesses[0].chance_below(np.log(least))) * self._bears(guesses[0])
 
     def _bears(self, rates: Guess) -> Floats:
         """Return the chance of each point that its setting bears the rate that is asked of it.
@@ -230,7 +237,7 @@ class _Search:
                 kept = self._kept_at(load.rate)
                 chance *= sum(kept) / len(kept)
                 if max(callers):
-                    chance *= 1.0 - able.chance_below(float(np.log(KEEPS_UP * load.rate)))
+                    chance *= 1.0 - able.chance_below(float(np.log(max(least_of(load.rate), 1e-9))))
             chances.append(chance)
         return np.concatenate(chances)
 

@@ -224,7 +224,9 @@ class Comparison(Record):
     """The winner against the default in alternation, under ``load``.
 
     ``gain`` is the ratio of rates, or of p99 the other way round, as the geometric mean of the rounds, with its 95 %
-    interval. ``beats``: the whole interval lies above 1.
+    interval. ``default_broke`` and ``tuned_broke`` count the rounds in which a promise was broken. ``beats``: the
+    winner kept the promises in at least half of the rounds, and either the default did not, or the whole interval lies
+    above 1.
     """
 
     load: Load
@@ -234,6 +236,18 @@ class Comparison(Record):
     low: float
     high: float
     beats: bool
+    default_broke: int = 0
+    tuned_broke: int = 0
+
+    @property
+    def tuned_fails(self) -> bool:
+        """Whether the winner broke a promise in most rounds."""
+        return 2 * self.tuned_broke > len(self.rounds)
+
+    @property
+    def keeps_alone(self) -> bool:
+        """Whether the default broke a promise in most rounds, and the winner did not."""
+        return 2 * self.default_broke > len(self.rounds) and not self.tuned_fails
 
 
 class Diff(Record):

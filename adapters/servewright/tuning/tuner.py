@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from servewright.errors import InputError, UnavailableError
+import numpy as np
+
+from servewright.backend import Identity
+from servewright.errors import CheckFailedError, InputError, LaunchError, ProbeError, UnavailableError
 from servewright.load.saturation import Slo
 from servewright.rendering import render
 from servewright.tuning import gain, recalling, study
@@ -19,13 +22,14 @@ from servewright.tuning.journal import Journal
 from servewright.tuning.knobs import Demand, Tuning, grid
 from servewright.tuning.live import LiveBench, Serving, Subject
 from servewright.tuning.machine import machine, versions
-from servewright.tuning.search import Found, Question, broken, search
-from servewright.tuning.study import Comparison, Goal, Knob, Load, Measured, Round, Settings, Study, Winner
+from servewright.tuning.search import Found, Question, search
+from servewright.tuning.study import Comparison, Goal, Knob, Load, Measured, Settings, Study, Winner
 from servewright.writing import write_texts
 
 Listener = Callable[[str], None]
 
 _CALLERS: Final = 64
+_STRONG: Final = 3
 # Of what a closed loop reaches: the rates of open loops that are compared for the greatest within the promises.
 _LADDER: Final = tuple(round(0.3 * 1.13**step, 4) for step in range(12))
 
@@ -36,6 +40,7 @@ class Ask:
 
     One of ``rate``, ``concurrency`` and ``most`` (the greatest rate of an open loop) is what the server shall be good
     at. ``budget`` counts measurements before the comparison, ``rounds`` those in it; one takes ``each_s`` at most.
+    ``require_real`` ends the study as soon as a server says that it is a stand-in.
     """
 
     slo: Slo
@@ -48,6 +53,7 @@ class Ask:
     rounds: int = gain.ROUNDS
     margin: float = 0.03
     seed: int = 0
+    require_real: bool = False
 
 
 def tuning_of(subject: Any) -> Tuning:
@@ -65,25 +71,27 @@ def tune(
     *,
     backends: Sequence[str],
     resume: bool = False,
+    given: Collection[str] = (),
     on_stage: Listener = lambda _: None,
     on_measured: Callable[[Measured], None] = lambda _: None,
 ) -> Study:
     """Tune, and write ``study.json``, and the tuned spec and configs where something beats the default.
 
-    Ctrl-C writes what there is; a killed study goes on with ``resume``.
+    Ctrl-C writes what there is; a killed study goes on with ``resume``, as it was begun: then options ``given`` must
+    not say otherwise.
     """
     spec_file = Path(subject.document.file)
     goal = _goal(ask)
     identity = {
-        "goal": goal.model_dump(mode="json"), "most": ask.most, "backend": subject.backend.name,
-        "runtime": subject.choice.runtime, "digest": subject.document.digest, "transport": subject.transport,
-        "began": study.now(),
+        "goal": goal.model_dump(mode="json"), "most": ask.most, "each_s": ask.each_s, "rounds": ask.rounds,
+        "backend": subject.backend.name, "runtime": subject.choice.runtime, "digest": subject.document.digest,
+        "transport": subject.transport, "began": study.now(),
     }  # fmt: skip
     path = folder / JOURNAL
     if resume:
         journal = Journal.resume(path)
         _same(journal, identity, path)
-        goal = Goal.model_validate(journal.head["goal"])
+        ask, goal = _as_begun(journal, ask, goal, given, path)
     else:
         journal = Journal.create(path, identity)
     return _Tuner(subject, ask, goal, journal, folder, spec_file, backends, on_stage, on_measured).run()
@@ -91,10 +99,30 @@ def tune(
 
 def _same(journal: Journal, identity: dict[str, Any], path: Path) -> None:
     """Refuse to mix two studies in one journal."""
-    for key in ("backend", "runtime", "digest", "transport", "most"):
+    for key in ("backend", "runtime", "digest", "transport"):
         if journal.head.get(key) != identity[key]:
             what = "the spec has changed" if key == "digest" else f"{key} was {journal.head.get(key)}"
             raise InputError(f"{path} is of another study: {what}; begin a new one with another -o")
+
+
+def _as_begun(journal: Journal, ask: Ask, goal: Goal, given: Collection[str], path: Path) -> tuple[Ask, Goal]:
+    """Return what the study began with; an option that is ``given`` and says otherwise is an `InputError`."""
+    head = journal.head
+    begun = Goal.model_validate(head["goal"])
+    before = replace(
+        ask, most=bool(head["most"]), time_s=begun.time_s, each_s=head.get("each_s", ask.each_s),
+        rounds=head.get("rounds", ask.rounds),
+    )  # fmt: skip
+    load = (begun.maximise, begun.loads, before.most), (goal.maximise, goal.loads, ask.most)
+    options = {
+        "slo": (begun.slo, goal.slo), "rate": load, "concurrency": load, "max-throughput": load,
+        "budget": (begun.budget, goal.budget), "margin": (begun.margin, goal.margin), "seed": (begun.seed, goal.seed),
+        "time": (before.time_s, ask.time_s), "each": (before.each_s, ask.each_s), "rounds": (before.rounds, ask.rounds),
+    }  # fmt: skip
+    for name, (was, now) in options.items():
+        if name in given and was != now:
+            raise InputError(f"{path} began with another --{name}; leave it out, or begin a new study with another -o")
+    return before, begun
 
 
 def _goal(ask: Ask) -> Goal:
@@ -120,8 +148,10 @@ class _Tuner:
         self.on_stage, self.on_measured = on_stage, on_measured
         self.machine = machine()
         until = time.monotonic() + ask.time_s if ask.time_s else None
-        self.bench = LiveBench(subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until)
-        self.interrupted = False
+        self.bench = LiveBench(
+            subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until, on_identity=self._known
+        )
+        self.interrupted, self.failed = False, ""
 
     def run(self) -> Study:
         try:
@@ -142,7 +172,6 @@ class _Tuner:
             knobs = tuple(self.subject.tuning.knobs(spec, demand))
             settings = grid(self.subject.tuning, knobs, demand)
             self.on_stage(f"calibrate, then search {len(settings)} settings with {self.goal.budget} measurements")
-            self._server_said()
             recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
             found = search(settings, self.goal, self.subject.tuning.scheduler, recalled)
             self.bench.close()
@@ -150,24 +179,25 @@ class _Tuner:
                 found.measurements[:] = recalled.told
                 raise KeyboardInterrupt
             if found.best is not None:
-                comparison = self._compared(found.best)
+                try:
+                    comparison = self._compared(found.best)
+                except (LaunchError, ProbeError) as error:
+                    self.failed = f"not compared with the default, a server failed: {str(error).splitlines()[0]}"
         except KeyboardInterrupt:
             self.interrupted = True
         return self._concluded(found, comparison, knobs, demand)
 
-    def _server_said(self) -> None:
+    def _known(self, said: Identity) -> None:
         """Keep what the server says that it is, from the first one that runs."""
-        for fact in self.journal.all("server"):
-            self.server = study.Server.model_validate(fact["server"])
-            return
-        with self.bench.running(None) as serving:
-            said = serving.identity
-        backend = self.subject.backend
-        self.server = study.Server(
-            backend=backend.name, title=backend.title, name=said.name, version=said.version, stand_in=said.stand_in,
-            runtime=self.subject.choice.runtime,
-        )  # fmt: skip
-        self.journal.append("server", {"server": self.server.model_dump(mode="json")})
+        if self.ask.require_real and said.stand_in:
+            raise CheckFailedError(f"{said.name} is a stand-in; give --runtime docker or process")
+        if not self.journal.all("server"):
+            backend = self.subject.backend
+            server = study.Server(
+                backend=backend.name, title=backend.title, name=said.name, version=said.version,
+                stand_in=said.stand_in, runtime=self.subject.choice.runtime,
+            )  # fmt: skip
+            self.journal.append("server", {"server": server.model_dump(mode="json")})
 
     def _ladder(self) -> None:
         """Choose the rates to compare settings at, from what a closed loop reaches."""
@@ -176,30 +206,36 @@ class _Tuner:
             top = float(facts[0]["top"])
         else:
             self.on_stage("find the range of rates")
-            settings = self._large()
-            seen = self.bench.measure(
-                Question(index=-1, stage="calibrate", settings=settings, load=Load(concurrency=_CALLERS))
-            )
-            if seen.unsafe or seen.rate <= 0:
-                raise UnavailableError(f"no range of rates found: {seen.unsafe or 'no answers'}; give --rate")
-            top = seen.rate
+            load, why, top = Load(concurrency=_CALLERS), "no answers", 0.0
+            for settings in self._strong():
+                asked = Question(index=-1, stage="calibrate", settings=settings, load=load)
+                seen = self.bench.measure(asked)
+                why, top = seen.unsafe or why, seen.rate
+                if top > 0:
+                    break
+            else:
+                raise UnavailableError(f"no range of rates found: {why}; see how the server starts: servewright up")
             self.journal.append("ladder", {"top": top})
         loads = tuple(Load(rate=float(f"{top * step:.3g}")) for step in _LADDER)
         self.goal = self.goal.model_copy(update={"loads": loads})
         self.bench.goal = self.goal
 
-    def _large(self) -> Settings:
+    def _strong(self) -> list[Settings]:
+        """Return a few settings that use every core, with batches that so many callers fill twice, strongest first."""
         demand = Demand(waiting=_CALLERS, cores=self.machine.cores)
         knobs = self.subject.tuning.knobs(self.subject.document.spec, demand)
         settings = grid(self.subject.tuning, knobs, demand)
-        return settings[2 * len(settings) // 3]
+        policy = self.subject.tuning.scheduler.policy(settings)
+        cores = np.minimum(policy.workers * policy.threads, demand.cores)
+        size = np.where(policy.size <= _CALLERS // 2, policy.size, 0)
+        order = np.lexsort((-policy.delay, policy.workers, size, cores))[::-1]
+        return [settings[index] for index in order[:_STRONG].tolist()]
 
     def _compared(self, best: Measured) -> Comparison | None:
         """Measure the winner and the default in alternation, both servers running."""
         if self.ask.rounds < 2:
             return None
-        known = recalling.rounds(self.journal)
-        of = self.goal.maximise
+        known = recalling.rounds(self.journal, best)
         if len(known) < self.ask.rounds:
             self.on_stage(f"compare with the default, {self.ask.rounds} rounds")
             with ExitStack() as held:
@@ -207,14 +243,11 @@ class _Tuner:
                     "default": held.enter_context(self.bench.running(None)),
                     "tuned": held.enter_context(self.bench.running(best.settings)),
                 }
-
-                def keep(found: Round) -> None:
-                    self.journal.append("round", {"round": found.model_dump(mode="json")})
-
                 known = gain.alternate(
-                    lambda side: self.bench.once(sides[side], best.load), known, rounds=self.ask.rounds, on_round=keep
-                )
-        return gain.compared(known, best.load, of)
+                    lambda side: self.bench.once(sides[side], best.load), known, rounds=self.ask.rounds,
+                    on_round=lambda found: recalling.keep(self.journal, best, found),
+                )  # fmt: skip
+        return gain.compared(known, best.load, self.goal)
 
     def _concluded(self, found: Found, comparison: Comparison | None, knobs: tuple[Knob, ...], demand: Demand) -> Study:
         best, subject = found.best, self.subject
@@ -228,8 +261,9 @@ class _Tuner:
         default = subject.tuning.default(subject.document.spec, demand)
         result = Study.model_validate(
             {
-                "state": state, "conclusion": conclusion(state, found, comparison), "began": self.journal.head["began"],
-                "ended": study.now(), "machine": self.machine, "versions": versions(), "server": self._server(),
+                "state": state, "conclusion": conclusion(state, found, comparison, self.goal),
+                "began": self.journal.head["began"], "ended": study.now(), "machine": self.machine,
+                "versions": versions(), "server": self._server(),
                 "subject": study.Subject(
                     name=subject.document.spec.name, spec=str(self.spec_file), digest=subject.document.digest
                 ),
@@ -244,14 +278,13 @@ class _Tuner:
         return result
 
     def _server(self) -> study.Server:
-        if not hasattr(self, "server"):
-            backend = self.subject.backend
-            said = self.bench.identity
-            return study.Server(
-                backend=backend.name, title=backend.title, name="", version="",
-                stand_in=bool(said and said.stand_in), runtime=self.subject.choice.runtime,
-            )  # fmt: skip
-        return self.server
+        for fact in self.journal.all("server"):
+            return study.Server.model_validate(fact["server"])
+        backend = self.subject.backend
+        return study.Server(
+            backend=backend.name, title=backend.title, name="", version="", stand_in=False,
+            runtime=self.subject.choice.runtime,
+        )  # fmt: skip
 
     def _warnings(self, found: Found, comparison: Comparison | None) -> list[str]:
         warnings = []
@@ -263,13 +296,16 @@ class _Tuner:
         bound = [each for each in found.measurements if each.client_bound]
         if bound:
             count = _counted(len(bound), "measurement")
-            warnings.append(f"{count} may be the load generator's own: {bound[0].client_bound}")
+            why, _, _ = bound[0].client_bound.partition(";")
+            warnings.append(f"{count} may be the load generator's own: {why}")
         unsafe = [each for each in found.measurements if each.unsafe]
         if unsafe:
             warnings.append(f"the server failed under {_counted(len(unsafe), 'setting')}: {unsafe[0].unsafe}")
+        if self.failed:
+            warnings.append(self.failed)
         if comparison is not None:
-            warnings += [unkept] if (unkept := not_kept(self.goal, comparison)) else []
-            if not comparison.beats:
+            warnings += [unkept] if (unkept := not_kept(comparison)) else []
+            if not comparison.beats and not comparison.tuned_fails:
                 warnings.append("nothing beats the default within noise: nothing is changed")
         return warnings
 
@@ -295,18 +331,17 @@ class _Tuner:
         write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
 
 
-def not_kept(goal: Goal, comparison: Comparison) -> str:
+def not_kept(comparison: Comparison) -> str:
     """Return in how many rounds of a comparison the tuned setting broke a promise; nothing where it never did.
 
     One measurement may keep by luck what the next ones break, most of all near the knee.
     """
-    told = [broken(goal, each.tuned, comparison.load) for each in comparison.rounds]
-    missed = [each for each in told if each]
-    if not missed:
+    if not comparison.tuned_broke:
         return ""
+    rounds = _counted(len(comparison.rounds), "round")
     return (
-        f"the tuned setting broke a promise in {len(missed)} of {_counted(len(told), 'round')} of the comparison "
-        f"({missed[0]}): give it room, with a lower rate or a wider promise"
+        f"the tuned setting broke a promise in {comparison.tuned_broke} of {rounds} of the comparison: give it "
+        "room, with a lower rate or a wider promise"
     )
 
 
@@ -328,22 +363,29 @@ def _unified(old: str, new: str, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def conclusion(state: str, found: Found, comparison: Comparison | None) -> str:
+def conclusion(state: str, found: Found, comparison: Comparison | None, goal: Goal) -> str:
     """Return what came of a search, in one sentence: the winner and its gain, or what came nearest."""
     best = found.best
     if best is None and state == "interrupted":
         return state
     if best is None:
-        missed = [each for each in found.measurements if each.broken and each.p99_ms is not None]
-        nearest = min(missed, key=lambda each: each.p99_ms or 0.0, default=None)
+        missed = [each for each in found.measurements if each.load in goal.loads and each.p99_ms is not None]
+        nearest = min(missed, key=lambda each: (each.error_share > goal.errors, each.p99_ms or 0.0), default=None)
         came = f"; nearest came {_named(nearest.settings)} under {nearest.load}: {nearest.broken}" if nearest else ""
-        return f"no setting that was measured keeps the promises{came}; ask for less, or give a greater --budget"
+        return f"no setting that was measured keeps the promises{came}; ask for less, or try more with --budget"
     said = _named(best.settings)
     p99 = f"{best.p99_ms:.1f} ms" if best.p99_ms is not None else "unknown"
     if comparison is None:
         return f"best measured: {said} with {best.rate:.0f}/s at a p99 of {p99}; not compared with the default"
     what = "rate" if comparison.of == "rate" else "speed at p99"
     figures = f"{comparison.gain:.2f} times the default's {what} ({comparison.low:.2f} to {comparison.high:.2f})"
+    rounds = f"{len(comparison.rounds)} rounds"
+    if comparison.keeps_alone:
+        broke = f"which the default breaks in {comparison.default_broke} of {rounds}"
+        return f"{said}: keeps the promises under {comparison.load}, {broke}; {figures}"
     if comparison.beats:
         return f"{said}: {figures} under {comparison.load}"
+    if comparison.tuned_fails:
+        broke = f"broke a promise in {comparison.tuned_broke} of {rounds}"
+        return f"nothing is changed: the best that was measured, {said}, {broke} beside the default; {figures}"
     return f"nothing beats the default within noise; best was {said}: {figures} under {comparison.load}"

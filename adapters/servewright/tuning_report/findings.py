@@ -169,6 +169,10 @@ def gained(comparison: Comparison) -> str:
 
 def _verdict(study: Study) -> str:
     comparison = study.comparison
+    if comparison is not None and comparison.keeps_alone:
+        return "Tuned: it keeps the promises, which the default breaks"
+    if comparison is not None and comparison.tuned_fails:
+        return "Keep the default: the best candidate broke the promises beside it"
     if comparison is not None and comparison.beats:
         return f"Tuned: {number(comparison.gain)} times {gained(comparison)}"
     if comparison is not None:
@@ -219,24 +223,7 @@ def _compared(study: Study) -> Section:
         said = "The default and the tuned setting were not measured against each other, so no gain is claimed."
         return Section(key="compared", title="Tuned against default", says=(said,))
     count = len(compared.rounds)
-    if compared.beats:
-        said = (
-            f"{number(compared.gain)} times {gained(compared)}, and with 95 % confidence between "
-            f"{number(compared.low)} and {number(compared.high)} times: all of the interval lies above 1."
-        )
-    else:
-        said = (
-            f"The best candidate reached {number(compared.gain)} times {gained(compared)}, but the 95 % interval, "
-            f"{number(compared.low)} to {number(compared.high)}, is not all above 1. That is no proof of a gain, so "
-            "nothing is changed."
-        )
-        if compared.high > 1 + max(study.goal.margin, _SMALL):
-            said += (
-                f" Nor does it rule out a gain of up to {number(compared.high)} times: the rounds differ from each "
-                "other. Give more --rounds, or a quieter machine."
-            )
-        else:
-            said += " What you have is as good as anything that was tried."
+    said = _who_won(study, compared)
     how = f"Measured in alternation, {count} rounds under {compared.load}; who went first changed each round."
     rows = tuple(
         (
@@ -249,6 +236,30 @@ def _compared(study: Study) -> Section:
     columns = ("round", "first", "default, /s", f"{label}, /s", "default p99, ms", f"{label} p99, ms")
     table = Table(title="The rounds", columns=columns, rows=rows, figures=frozenset({0, 2, 3, 4, 5}))
     return Section(key="compared", title="Tuned against default", says=(said, how), tables=(table,))
+
+
+def _who_won(study: Study, compared: Comparison) -> str:
+    default, tuned, count = compared.default_broke, compared.tuned_broke, len(compared.rounds)
+    broke = f"The default broke a promise in {default} of {count} rounds, the {called(study)} setting in {tuned}."
+    reached = f"{number(compared.gain)} times {gained(compared)}"
+    between = f"{number(compared.low)} and {number(compared.high)}"
+    if compared.keeps_alone or compared.tuned_fails:
+        return f"{broke} It reached {reached}; what breaks promises is no gain."
+    if compared.beats:
+        said = f"{reached}, and with 95 % confidence between {between} times: all of the interval lies above 1."
+    else:
+        said = (
+            f"The best candidate reached {reached}, but the 95 % interval, {number(compared.low)} to "
+            f"{number(compared.high)}, is not all above 1. That is no proof of a gain, so nothing is changed."
+        )
+        if compared.high > 1 + max(study.goal.margin, _SMALL):
+            said += (
+                f" Nor does it rule out a gain of up to {number(compared.high)} times: the rounds differ from each "
+                "other. Give more --rounds, or a quieter machine."
+            )
+        elif not compared.default_broke:
+            said += " What you have is as good as anything that was tried."
+    return f"{said} {broke}" if compared.default_broke or compared.tuned_broke else said
 
 
 def _changes(study: Study) -> Section | None:
