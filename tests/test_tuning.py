@@ -352,6 +352,12 @@ class TestSpecText:
             elif line.startswith(("servewright", "name")):
                 assert line in found.splitlines()
 
+    def test_keeps_the_ends_of_lines(self) -> None:
+        """A spec from Windows stays one."""
+        text = "servewright: 1\r\nbatching:\r\n  max_size: 4 # rows\r\n"
+        found = spec_text.changed(text, {"batching.max_size": 8, "workers": 2}, file="x")
+        assert found == "servewright: 1\r\nbatching:\r\n  max_size: 8 # rows\r\nworkers: 2\r\n"
+
     def test_says_what_to_write_where_it_cannot(self) -> None:
         """A layout beyond its reach is left alone."""
         with pytest.raises(InputError, match=r"batching\.max_size: 32"):

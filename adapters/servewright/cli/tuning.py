@@ -36,7 +36,7 @@ def run(spec: Path, **options: Any) -> None:
     pipeline.sweep()
     subject = Subject(
         fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, options["runtime"], options["image"]),
-        tuning=tuning, text=spec.read_text(encoding="utf-8-sig"), transport=options["transport"], data=options["data"],
+        tuning=tuning, text=spec.read_bytes().decode("utf-8-sig"), transport=options["transport"], data=options["data"],
         trust=options["trust"],
     )  # fmt: skip
     folder = options["output"] or Path(f"{fleet.name}-{backend.name}-study")

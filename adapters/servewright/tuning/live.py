@@ -85,7 +85,8 @@ class LiveBench:
     """Answers questions by measuring; the server of the last question stays until another setting is asked for.
 
     A new server is loaded for ``settle_in_s`` before anything is measured on it: what is compiled as it runs, Java and
-    TorchScript, takes its first thousand requests for that.
+    TorchScript, takes its first thousand requests for that. ``bound`` says of what was measured `once` where the load
+    generator was too slow.
     """
 
     subject: Subject
@@ -97,6 +98,7 @@ class LiveBench:
     until: float | None = None
     identity: Identity | None = None
     on_identity: Callable[[Identity], None] = lambda _: None
+    bound: list[str] = field(default_factory=list)
     _held: ExitStack = field(default_factory=ExitStack)
     _serving: Serving | None = None
     _settings: Settings | None = None
@@ -162,6 +164,8 @@ class LiveBench:
         seen = self.loaded(serving, load.pace)
         if not serving.server.alive():
             raise LaunchError("the server ended under load: " + serving.server.why_ended())
+        if seen.client_bound:
+            self.bound.append(seen.client_bound)
         return seen_of(seen)
 
     def _abandon(self) -> None:

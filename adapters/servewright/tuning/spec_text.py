@@ -22,6 +22,8 @@ _VALUE = re.compile(
 
 def changed(text: str, keys: Mapping[str, Any], *, file: str) -> str:
     """Return ``text`` with dotted ``keys`` of at most two parts set; `InputError` where it is laid out beyond this."""
+    if "\r\n" in text:
+        return changed(text.replace("\r\n", "\n"), keys, file=file).replace("\n", "\r\n")
     wanted = expected(yamltext.parse(text.encode(), file=file).value, keys)
     found = _as_json(text, wanted) if text.lstrip().startswith("{") else text
     if found is text:

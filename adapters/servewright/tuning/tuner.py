@@ -149,7 +149,7 @@ class _Tuner:
         self.machine = machine()
         until = time.monotonic() + ask.time_s if ask.time_s else None
         self.bench = LiveBench(
-            subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until, on_identity=self._known
+            subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until, on_identity=self._identified
         )
         self.interrupted, self.failed = False, ""
 
@@ -187,7 +187,7 @@ class _Tuner:
             self.interrupted = True
         return self._concluded(found, comparison, knobs, demand)
 
-    def _known(self, said: Identity) -> None:
+    def _identified(self, said: Identity) -> None:
         """Keep what the server says that it is, from the first one that runs."""
         if self.ask.require_real and said.stand_in:
             raise CheckFailedError(f"{said.name} is a stand-in; give --runtime docker or process")
@@ -293,10 +293,10 @@ class _Tuner:
                 f"measured on {self._server().name}, a stand-in of {self.subject.backend.title}: the figures are its "
                 "own; measure again on the real server"
             )
-        bound = [each for each in found.measurements if each.client_bound]
+        bound = [*(each.client_bound for each in found.measurements if each.client_bound), *self.bench.bound]
         if bound:
             count = _counted(len(bound), "measurement")
-            why, _, _ = bound[0].client_bound.partition(";")
+            why, _, _ = bound[0].partition(";")
             warnings.append(f"{count} may be the load generator's own: {why}")
         unsafe = [each for each in found.measurements if each.unsafe]
         if unsafe:
