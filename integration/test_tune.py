@@ -150,7 +150,8 @@ def test_a_small_budget_is_enough(
     backend: str, model_format: str, models: Models, tmp_path: Path, left_behind: Callable[[], list[str]]
 ) -> None:
     """A study of each server ends with a comparison; what it writes is a spec that means the winner."""
-    spec = models.spec(tmp_path / "digits.yaml", model_format, extra="batching: {max_size: 1}  # for now\n")
+    batching = "batching: {max_size: 8, max_delay: 5ms, allowed_sizes: [4, 8]}  # for now\n"
+    spec = models.spec(tmp_path / "digits.yaml", model_format, extra=batching)
     text = spec.read_text()
     folder = tmp_path / "study"
     code = run(["tune", str(spec), "-b", backend, "--budget", "7", "-o", str(folder), *SMALL])

@@ -23,9 +23,10 @@ from servewright.cli import run
 from servewright.errors import InputError, ProbeError
 from servewright.load.arrivals import Arrivals
 from servewright.load.histogram import Histogram
+from servewright.load.http1 import request_bytes
 from servewright.load.http2 import header_block, status_of
 from servewright.load.measurement import Measurement, Window, stable
-from servewright.load.running import measure
+from servewright.load.running import StartMethod, measure
 from servewright.load.saturation import Slo, find_max, parse_slo
 from servewright.load.watching import client_bound
 from servewright.load.workload import Closed, Endpoint, Pace, Workload
@@ -81,9 +82,11 @@ def workload(
 class TestHttp:
     """A load over HTTP/1.1."""
 
-    def test_sends_every_request_of_an_open_loop(self, serve: Serve) -> None:
+    @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+    def test_sends_every_request_of_an_open_loop(self, serve: Serve, start_method: StartMethod) -> None:
         """Two processes send what a rate asks for, and each request of the measured time is counted once."""
-        found = measure(workload(serve().address, Arrivals(rate=100), processes=2, duration_s=1.0))
+        load = workload(serve().address, Arrivals(rate=100), processes=2, duration_s=1.0)
+        found = measure(load, start_method=start_method)
         assert (len(found.latency), found.errors, found.ended) == (100, {}, "duration")
         assert found.asked == 100
         assert found.rate == pytest.approx(100, rel=0.15)
@@ -103,16 +106,65 @@ class TestHttp:
         assert found.errors == {}
         assert len(found.latency) > 10
 
+    @pytest.mark.parametrize("status", ["201 Created", "204 No Content", "old", "old, without a length"])
+    def test_reads_whatever_a_server_calls_good(self, serve: Serve, status: str) -> None:
+        """Answers of class 2xx are good, those without a body too, and HTTP/1.0 ends each with its connection."""
+        found = measure(workload(serve(status=status).address, Closed(concurrency=2)))
+        assert found.errors == {}
+        assert len(found.latency) > 10
+
+    def test_callers_that_wait_in_vain_since_the_warm_up_count(self, serve: Serve) -> None:
+        """A closed loop on a server that hangs has errors, and not nothing at all."""
+        toy = serve(stall_s=60.0, every_s=60.01)
+        found = measure(workload(toy.address, Closed(concurrency=3), timeout_s=0.4))
+        assert found.error_share == 1.0
+        assert found.errors["timeout"] + found.errors.get("unanswered", 0) >= 3
+
+    def test_more_connections_than_files_may_be_open_is_no_fault_of_the_server(self, serve: Serve) -> None:
+        """Requests wait for a connection then, and what they wait is counted."""
+        script = (
+            "import resource, sys\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
+            "sys.path.insert(0, sys.argv[2])\n"
+            "import test_load\n"
+            "from servewright.load.arrivals import Arrivals\n"
+            "from servewright.load.running import measure\n"
+            "if __name__ == '__main__':\n"
+            "    found = measure(test_load.workload(sys.argv[1], Arrivals(rate=400), duration_s=1.5))\n"
+            "    print(found.error_share, len(found.latency), found.percentile_ms(0.99))\n"
+        )
+        toy = serve(stall_s=0.8, every_s=1.0)
+        command = [sys.executable, "-c", script, toy.address, str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        errors, answers, tail = map(float, done.stdout.split())
+        assert (errors, answers) == (0.0, 600.0)
+        assert tail > 400
+
     def test_a_request_without_an_answer_counts_with_the_time_it_waited(self, serve: Serve) -> None:
         """A server that hangs gives timeouts, and a percentile that says how long was waited at least."""
         found = measure(workload(serve(stall_s=30.0, every_s=30.3).address, Arrivals(rate=50), timeout_s=0.5))
         assert found.errors["timeout"] > 10
         assert found.percentile_ms(0.99) >= 500
 
-    def test_nobody_there_is_an_error_of_ours(self) -> None:
-        """A port that nobody listens on is said before anything is measured."""
-        with pytest.raises(ProbeError, match=r"127\.0\.0\.1:1: .*refused"):
-            measure(workload("127.0.0.1:1", Arrivals(rate=10)))
+    @pytest.mark.parametrize(
+        ("address", "why"),
+        [("127.0.0.1:1", r"127\.0\.0\.1:1: .*refused"), ("no.such.invalid:80", "not known|resolution")],
+    )
+    def test_nobody_there_is_an_error_of_ours(self, address: str, why: str) -> None:
+        """An address where nobody listens, or that nobody has, is said before anything is measured."""
+        with pytest.raises(ProbeError, match=why):
+            measure(workload(address, Arrivals(rate=10)))
+
+    def test_a_header_is_sent_once(self) -> None:
+        """However it is written: what comes later stands, and the length is the body's."""
+        headers = {"content-type": "text/plain", "HOST": "other", "content-length": "999"}
+        head = request_bytes(PAYLOAD, "host:1", headers).partition(b"\r\n\r\n")[0].decode()
+        names = [line.partition(":")[0].lower() for line in head.split("\r\n")[1:]]
+        assert sorted(names) == ["content-length", "content-type", "host"]
+        assert "content-type: text/plain" in head
+        assert "HOST: other" in head
+        assert f"Content-Length: {len(PAYLOAD.body)}" in head
 
 
 class TestKeys:
@@ -241,6 +293,14 @@ class TestSelfWatch:
         assert "late" in client_bound(self.spread(10), self.spread(0.6), 0.1, saturated=False)
         assert not client_bound(self.spread(10), self.spread(0.4), 0.1, saturated=False)
 
+    def test_the_stump_at_the_end_of_a_load_says_nothing(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a process does in the milliseconds before it stops is not what it did all the time."""
+        monkeypatch.setattr("servewright.load.running.stable", lambda windows: len(windows) == 3)
+        found = measure(workload(serve().address, Arrivals(rate=50), settle=True, duration_s=3.0))
+        whole = [each["busy"] or 0.0 for each in found.timeline if (each["seconds"] or 0.0) > 0.25]
+        assert len(whole) == 3
+        assert found.busiest == pytest.approx(max(whole), abs=1e-3)
+
     def test_a_busy_process_is_told_unless_the_server_is_saturated(self) -> None:
         """A process with no time left may be what held the load back."""
         assert "busy" in client_bound(self.spread(10), Histogram(), 0.95, saturated=False)
@@ -321,6 +381,13 @@ class TestGrpc:
         assert status_of(b"\x8d") == "HTTP 404"
         assert status_of(b"") == "no status"
 
+    def test_reads_a_status_in_huffmans_code(self) -> None:
+        """Proxies write names, and sometimes values, so: RFC 7541, appendix B."""
+        name = b"\x88" + bytes.fromhex("9acac8b21234da8f")
+        assert status_of(b"\x40" + name + b"\x010") == ""
+        assert status_of(b"\x40" + name + b"\x81\x07") == ""
+        assert status_of(b"\x40" + name + b"\x82\x0b\x5f") == "UNAVAILABLE"
+
     def test_writes_long_values(self) -> None:
         """A value of more than 126 bytes has a length of several bytes."""
         block = header_block("/a/b", "host", {"Authorization": "x" * 300}, secure=False)
@@ -353,6 +420,13 @@ class Knee:
         return self._p99
 
 
+class Slow(Knee):
+    """A server whose queue is deep: it answers everything in time, but not all of a rate."""
+
+    def percentile_ms(self, share: float) -> float:
+        return 10.0
+
+
 class TestFindingTheHighestRate:
     """The search for a server's knee."""
 
@@ -369,6 +443,31 @@ class TestFindingTheHighestRate:
         best, trials = find_max(lambda rate: Knee(rate, 100.0), Slo(latency_ms=(("p99", 1.0),)))
         assert best is None
         assert trials[-1].asked == 1.0
+
+    def test_a_rate_that_is_not_reached_is_not_the_answer(self) -> None:
+        """Where only errors are promised against, even arrivals show a backlog; random ones are given their luck."""
+        best, _ = find_max(lambda rate: Slow(rate, 7.2), Slo())
+        assert best is not None
+        assert best.asked < 7.2 * 1.1
+        assert Slo().broken_by(Slow(10.0, 7.2), asked=10.0, poisson=False)
+        assert not Slo().broken_by(Slow(10.0, 7.5), asked=10.0)
+
+    def test_what_was_tried_is_told_as_it_goes(self) -> None:
+        """A search that is ended early has its trials."""
+        told: list[float] = []
+
+        def measured(rate: float) -> Knee:
+            if len(told) == 3:
+                raise KeyboardInterrupt
+            return Knee(rate, 1000.0)
+
+        with pytest.raises(KeyboardInterrupt):
+            find_max(measured, Slo(latency_ms=(("p99", 500.0),)), on_trial=lambda trial: told.append(trial.asked))
+        assert told == [100.0, 200.0, 400.0]
+
+    def test_trials_so_far(self) -> None:
+        """Where even the least rate breaks a promise, the trials say so."""
+        _, trials = find_max(lambda rate: Knee(rate, 100.0), Slo(latency_ms=(("p99", 1.0),)))
         assert trials[-1].broken.startswith("p99")
 
 
@@ -390,12 +489,48 @@ class TestCommand:
     @pytest.mark.parametrize(
         "words",
         [[], ["--rate", "5/s", "--concurrency", "2"], ["--rate", "fast"], ["--rate", "5/s", "--duration", "3"],
-         ["--rate", "5/s", "--slo", "p99=1ms"], ["--rate", "0/s"], ["--rate", "5/s", "--header", "x"]],
+         ["--rate", "5/s", "--slo", "p99=1ms"], ["--rate", "0/s"], ["--rate", "5/s", "--header", "x"],
+         ["--rate", "5/s", "--header", ":x"], ["--rate", "5/s", "--header", "X: \u0151"],
+         ["--rate", "5/s", "--transport", "grpc"]],
     )  # fmt: skip
     def test_refuses_what_makes_no_sense(self, words: list[str], tmp_path: Path) -> None:
         """Options that contradict each other, or say nothing, are bad input."""
         (tmp_path / "x.json").write_text("{}")
         assert run(["load", "http://127.0.0.1:1/x", "--data", str(tmp_path / "x.json"), *words]) == 2
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://[::1/x", "http://a..b/x", "http://127.0.0.1:1/\u65e5", "http://127.0.0.1:1/a b", "http://:80/",
+         "http://me:secret@127.0.0.1:1/", "http://127.0.0.1:99999/", "ftp://127.0.0.1/x"],
+    )  # fmt: skip
+    def test_refuses_a_url_that_cannot_be_sent_to(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is bad input, and no secret in it is told."""
+        (tmp_path / "x.json").write_text("{}")
+        assert run(["load", url, "--data", str(tmp_path / "x.json"), "--rate", "5/s"]) == 2
+        assert "secret" not in capsys.readouterr().err
+
+    def test_a_search_that_is_ended_early_tells_what_it_tried(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C in the second trial leaves the first."""
+        (tmp_path / "x.json").write_text("{}")
+        measured: list[Workload] = []
+
+        def once(load: Workload, **options: object) -> Measurement:
+            measured.append(load)
+            if len(measured) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return measure(load, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("servewright.load.running.measure", once)
+        words = ["--data", str(tmp_path / "x.json"), "--find-max", "--duration", "600ms", "--warm-up", "0s"]
+        address = serve().address
+        code = run(["load", f"http://{address}/x", *words, "--json", "--allow-client-bound", "--slo", "errors=1%"])
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["ok"], document["complete"]) == (130, False, False)
+        assert [trial["asked"] for trial in document["trials"]] == [100.0]
 
 
 def test_a_measurement_knows_its_share_of_errors() -> None:

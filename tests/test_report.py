@@ -370,8 +370,8 @@ class TestFindings:
         """A load that was not asked for is no answer, however well it went."""
         values = interrupted().model_dump(mode="json")
         goal = values["goal"] | {"loads": [{"concurrency": None, "rate": 9.0}]}
-        assert findings.best(interrupted()) is not None
-        assert findings.best(changed(**values | {"goal": goal})) is None
+        assert interrupted().best is not None
+        assert changed(**values | {"goal": goal}).best is None
 
     def test_of_unsafe_settings(self) -> None:
         """A server that died under a setting is a result."""

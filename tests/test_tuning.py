@@ -24,6 +24,7 @@ from servewright.tuning import gain, planning, recalling, spec_text, study, tune
 from servewright.tuning.belief import Belief, places
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.knobs import Demand, grid
+from servewright.tuning.live import Subject
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import Found, Question, broken, search
 from servewright.tuning.study import Goal, Load, Measured, Round, Seen, ServiceTime, Settings
@@ -167,6 +168,7 @@ class TestSearch:
         said = tuner.conclusion(found.state, found, None, asked)
         nearest = min(each.p99_ms or 0.0 for each in found.measurements)
         assert f"under 64 callers: p99 {nearest:.1f} ms > 0.5 ms; ask for less" in said
+        assert ("--budget" in said) == (len(found.measurements) + len(found.service_times) == asked.budget)
 
     def test_keeps_what_there_is_when_interrupted(self) -> None:
         """Ctrl-C loses the measurement in progress alone."""
@@ -285,6 +287,7 @@ class TestGain:
         [
             ((9, 9, 9), (9, 9, 80), False, "nothing beats the default within noise"),
             ((80, 90, 9), (9, 9, 9), True, "which the default breaks in 2 of 3 rounds"),
+            ((80, 90, 99), (9, 80, 9), False, "nothing beats the default within noise"),
             ((80, 90, 99), (70, 9, 80), False, "broke a promise in 2 of 3 rounds beside the default"),
         ],
     )
@@ -383,6 +386,14 @@ class TestSpecText:
         assert found.count("# why") == text.count("# why")
 
 
+def _subject(path: Path, backend: Backend, text: str = "") -> Subject:
+    fleet = pipeline.load(path)
+    return Subject(
+        fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, "auto", None),
+        tuning=tuner.tuning_of(backend), text=text or path.read_text(),
+    )  # fmt: skip
+
+
 class TestKnobs:
     """What each backend declares."""
 
@@ -406,6 +417,51 @@ class TestKnobs:
             seen.add(str(render(type(fleet)(name=fleet.name, models=(document,)), backend)))
         assert len(seen) > 4
         tuning.scheduler.policy(settings)
+
+    def test_go_with_the_sizes_that_a_spec_allows(self, backend: Backend, workshop: Workshop) -> None:
+        """They end with the greatest batch, whatever that is, or rendering refuses it."""
+        batching = {"max_size": 32, "max_delay": "5ms", "allowed_sizes": [8, 16, 32]}
+        subject = _subject(workshop.write(workshop.values(backend) | {"batching": batching}), backend)
+        demand, spec = Demand(waiting=64, cores=2), subject.document.spec
+        every = grid(subject.tuning, subject.tuning.knobs(spec, demand), demand)
+        alone = subject.tuning.alone(spec, demand)
+        found, left_out = tuner.accepted(subject, [*every, alone], backends=registry.names())
+        assert (len(found), left_out) == (len(every) + 1, "")
+        for each in (every[0], every[-1], alone):
+            batching = subject.with_settings(each, backends=registry.names()).models[0].spec.batching
+            assert not batching.allowed_sizes or batching.allowed_sizes[-1] == batching.max_size
+
+    @pytest.mark.parametrize(
+        ("options", "least", "greatest"),
+        [({"flags": {"grpc_max_threads": 32}}, 2, 16),
+         ({"batching": {"enable_large_batch_splitting": True, "max_execution_batch_size": 32}}, 32, 64),
+         ({"batching": {"pad_variable_length_inputs": True}}, 2, 64)],
+    )  # fmt: skip
+    def test_go_with_what_else_a_spec_says(
+        self, options: dict[str, Any], least: int, greatest: int, workshop: Workshop
+    ) -> None:
+        """What rendering refuses beside it is not tried; batches are timed alone also where batching cannot be off."""
+        backend = registry.get("tfserving")
+        subject = _subject(workshop.write(workshop.values(backend) | {"tfserving": options}), backend)
+        demand, spec = Demand(waiting=64, cores=2), subject.document.spec
+        every = grid(subject.tuning, subject.tuning.knobs(spec, demand), demand)
+        found, left_out = tuner.accepted(subject, every, backends=registry.names())
+        sizes = sorted({int(str(each["max_batch_size"])) for each in found})
+        assert (sizes[0], sizes[-1]) == (least, greatest)
+        assert bool(left_out) == (len(found) < len(every))
+        alone = subject.tuning.alone(spec, demand)
+        assert tuner.accepted(subject, [alone], backends=registry.names()) == ([alone], "")
+
+    def test_that_do_nothing_are_refused(self, workshop: Workshop) -> None:
+        """A spec whose batching parameters are a text of their own cannot be tuned, and says so."""
+        backend = registry.get("tfserving")
+        text = "max_batch_size { value: 8 }\n"
+        values = workshop.values(backend) | {"tfserving": {"files": {"batching_parameters.pbtxt": text}}}
+        subject = _subject(workshop.write(values), backend)
+        demand = Demand(waiting=64, cores=1)
+        every = grid(subject.tuning, subject.tuning.knobs(subject.document.spec, demand), demand)
+        with pytest.raises(InputError, match="lays files over"):
+            tuner.accepted(subject, every, backends=registry.names())
 
     def test_are_bounded_by_the_load(self, backend: Backend, workshop: Workshop) -> None:
         """A batch that the callers can never fill is not tried, and each knob says what it leaves out."""
@@ -435,7 +491,7 @@ class TestPlan:
         made = example.model_copy(
             update={
                 "goal": asked, "service_times": found.service_times, "model": found.model, "winner": winner,
-                "predictions": found.predictions, "measurements": tuple(found.measurements),
+                "predictions": found.predictions, "measurements": tuple(found.measurements), "comparison": None,
             }
         )  # fmt: skip
         study.save(made, tmp_path)
@@ -455,6 +511,35 @@ class TestPlan:
             assert plan.simulated
             assert plan.p99_ms is not None
             assert plan.p99_ms <= 50.0  # promised
+
+    def test_takes_the_knee_from_the_rounds(self, tmp_path: Path) -> None:
+        """The best of many was lucky too; the rounds that kept the promises were not chosen."""
+        made = self.study(tmp_path)
+        assert made.best is not None
+        seen = made.best.model_copy(update={"p99_ms": 20.0})
+        late = seen.model_copy(update={"rate": 9999.0, "p99_ms": 80.0})
+        tuned = [late, *(seen.model_copy(update={"rate": rate}) for rate in (400.0, 500.0, 430.0))]
+        rounds = [Round(index=at, first="tuned", default=seen, tuned=each) for at, each in enumerate(tuned)]
+        compared = gain.compared(rounds, CALLERS, made.goal)
+        settings, knee = planning.planned_with(made.model_copy(update={"comparison": compared}))
+        assert (settings, knee) == (made.best.settings, 430.0)
+        broken = gain.compared([rounds[0]] * 3, CALLERS, made.goal)
+        with pytest.raises(InputError, match="in 3 of 3 rounds"):
+            planning.plan(made.model_copy(update={"comparison": broken, "winner": None}), SCHEDULER, rate=500.0)
+
+    def test_says_where_no_number_keeps_the_promise(self, tmp_path: Path, cli: Cli) -> None:
+        """A batch that never fills waits its whole delay, and the less comes the longer: more replicas do not help."""
+        made = self.study(tmp_path)
+        asked = made.goal.model_copy(update={"latency_ms": {"p99": 0.5}})
+        assert made.best is not None
+        winner = made.best.model_copy(update={"broken": ""})
+        made = made.model_copy(update={"goal": asked, "measurements": (winner,)})
+        study.save(made, tmp_path)
+        plan = planning.plan(made, SCHEDULER, rate=10 * made.best.rate, head_room=0.5)
+        assert not plan.keeps
+        assert plan.replicas == 20
+        code, out, _ = cli("plan", tmp_path, "--rate", "5000/s", "--head-room", "0.5")
+        assert (code, "no number of replicas" in out) == (0, True)
 
     def test_takes_no_knee_from_a_load_that_only_calibrated(self, tmp_path: Path) -> None:
         """Callers that wait for their answers bear more than the open loop that was asked for."""
@@ -493,6 +578,17 @@ class TestPlan:
 class TestCommand:
     """`servewright tune`, as far as it goes without a server."""
 
+    def test_names_a_tuned_spec_by_its_server_where_there_are_two(self, workshop: Workshop) -> None:
+        """Tuning one does not overwrite what was found for the other."""
+        backends = [registry.get(name) for name in ("torchserve", "tfserving")]
+        values = workshop.values(backends[0])
+        spec = workshop.write(values)
+        assert tuner.tuned_name(_subject(spec, backends[0])) == f"{spec.stem}.tuned{spec.suffix}"
+        models = {each.name: workshop.values(each)["model"] for each in backends}
+        both = workshop.write(values | {"model": models})
+        names = [tuner.tuned_name(_subject(both, each)) for each in backends]
+        assert names == [f"{both.stem}.{each.name}.tuned{both.suffix}" for each in backends]
+
     def test_refuses_what_makes_no_sense(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
         """Goals that contradict each other, odd promises, and a study that is not there end with exit code 2."""
         spec = workshop.write(workshop.values(backend))
@@ -518,8 +614,17 @@ class TestCommand:
             "digest": pipeline.load(spec).models[0].digest, "began": study.now(),
         }  # fmt: skip
         head["runtime"] = pipeline.choice_for(pipeline.load(spec), backend, "auto", None).runtime
-        Journal.create(workshop.folder / "study" / NAME, head)
+        journal = Journal.create(workshop.folder / "study" / NAME, head)
         for words in (("--budget", "12"), ("--time", "1h"), ("--rate", "5/s"), ("--slo", "p99=1ms")):
             code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume", *words)
             assert code == 2
             assert f"began with another {words[0]}" in err
+        (workshop.folder / "other.npz").write_bytes(b"other")
+        data = ("--data", workshop.folder / "other.npz")
+        words = ("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume")
+        code, _, err = cli(*words, *data)
+        assert (code, "other --data was sent" in err) == (2, True), err
+        about = {"backend": backend.name, "title": "x", "name": "a stand-in", "version": "1", "runtime": "embedded"}
+        journal.append("server", {"server": about | {"stand_in": True}})
+        code, _, err = cli(*words, "--require-real")
+        assert (code, "is a stand-in" in err) == (1, True), err

@@ -29,10 +29,17 @@ class _Server(asyncio.Protocol):
             self.buffer = self.buffer[end + 4 + size :]
             assert isinstance(self.transport, asyncio.Transport)
             self.transport.write(self.answer())
+            if self.status.startswith(b"old"):  # HTTP/1.0 ends its connections, and need not say so
+                self.transport.close()
 
     def answer(self) -> bytes:
         if self.status == b"chunked":
             return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        if self.status == b"204 No Content":
+            return b"HTTP/1.1 204 No Content\r\n\r\n"
+        if self.status.startswith(b"old"):
+            length = b"Content-Length: %d\r\n" % len(_ANSWER) if self.status == b"old" else b""
+            return b"HTTP/1.0 200 OK\r\n" + length + b"\r\n" + _ANSWER
         head = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (self.status, len(_ANSWER))
         return head + _ANSWER
 

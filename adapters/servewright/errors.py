@@ -12,6 +12,7 @@ ServewrightError                exit 4 unless a subclass says otherwise
 ├── PackagingError              exit 4: an artifact could not be written
 ├── LaunchError                 exit 4: the server did not start, or died
 │   └── PortTakenError          another program has the port
+├── LoadError                   exit 4: a process of our own load failed, not the server
 └── ProbeError                  exit 4: a running server could not be talked to
     ├── ProbeTimeoutError       no answer in time
     └── ServerAnswerError       the server answered with an error
@@ -129,6 +130,10 @@ class LaunchError(ServewrightError):
 
 class PortTakenError(LaunchError):
     """Another program has the port."""
+
+
+class LoadError(ServewrightError):
+    """A process that sends a load failed; nothing is known of the server."""
 
 
 class ProbeError(ServewrightError):

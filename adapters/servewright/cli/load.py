@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import PATH, backend_option, json_option
+from servewright.cli.options import ADDRESS, PATH, backend_option, json_option
 
 if TYPE_CHECKING:
     from servewright.load.measurement import Measurement, Window
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @click.argument("target", metavar="SPEC|URL")
 @backend_option
 @click.option("--name", help="A server that `up` started (default: the spec's name).")
-@click.option("--http", help="host:port of the HTTP API of a server that runs elsewhere.")
-@click.option("--grpc", help="host:port of its gRPC API.")
+@click.option("--http", type=ADDRESS, help="host:port of the HTTP API of a server that runs elsewhere.")
+@click.option("--grpc", type=ADDRESS, help="host:port of its gRPC API.")
 @click.option("--key-file", type=PATH, help="TorchServe's key_file.json of that server.")
 @click.option("--transport", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--rate", help="Requests per second that are meant to leave, such as 200/s (an open loop).")
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=PATH, help="What to send: an .npz of the signature's inputs, or for a URL any file.")
 @click.option("--header", "headers", multiple=True, help="Name: value, sent with every request.")
 @click.option("--find-max", is_flag=True, help="Find the highest rate within the --slo.")
-@click.option("--slo", help="Promises, such as p99=50ms,errors=0.1%.")
+@click.option("--slo", help="Promises, such as p99=50ms,errors=0.1% (default: no errors).")
 @click.option("--allow-client-bound", is_flag=True, help="Print numbers that are the client's own, marked as such.")
 @json_option
 def command(target: str, **options: Any) -> None:
@@ -77,10 +77,14 @@ def shown(found: Measurement) -> None:
         printing.line(f"CLIENT-BOUND {found.client_bound}")
 
 
-def shown_trials(best: Trial[Measurement] | None, trials: list[Trial[Measurement]]) -> None:
-    """Print a search for the highest rate."""
+def shown_trials(best: Trial[Measurement] | None, trials: list[Trial[Measurement]], *, whole: bool) -> None:
+    """Print a search for the highest rate, also one that was ended early."""
     for trial in trials:
         verdict = trial.broken or "ok"
         p99 = trial.seen.percentile_ms(0.99)
         printing.line(f"{trial.asked:9.1f}/s  reached {trial.seen.rate:9.1f}/s  p99 {p99:8.2f} ms  {verdict}")
-    printing.line(f"highest rate within the promises: {best.asked:.1f}/s" if best else "no rate keeps the promises")
+    so_far = "" if whole else " so far"
+    if best is None:
+        printing.line(f"no rate keeps the promises{so_far}")
+    else:
+        printing.line(f"highest rate within the promises{so_far}: {best.asked:.1f}/s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,16 @@ import click
 
 from servewright import units
 from servewright.cli import printing
-from servewright.errors import CheckFailedError, ExitCode, InputError
+from servewright.errors import CheckFailedError, ExitCode, InputError, ProbeError, ServewrightError
 
 if TYPE_CHECKING:
     from servewright.backend import Payload
     from servewright.load.measurement import Measurement
     from servewright.load.workload import Endpoint, Pace, Workload
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PRINTABLE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+_NOT_IN_A_TARGET = re.compile(r"[^\x21-\x7e]")
 _PER_PROCESS = 4000.0  # requests per second that one process sends with ease
 
 
@@ -43,6 +47,8 @@ def run(target: str, **options: Any) -> None:
         raise click.UsageError("--rate is an open loop and --concurrency a closed one; give one of them")
     extra = _headers(options["headers"])
     if "://" in target:
+        if options["transport"] != "http":
+            raise click.UsageError("a URL is loaded over HTTP; for gRPC give a SPEC, with --grpc for where it runs")
         _measure(_anywhere(target, options["data"], extra), options)
         return
     from servewright import pipeline
@@ -60,7 +66,7 @@ def run(target: str, **options: Any) -> None:
         aim = _Aim(
             endpoint=requests.endpoint(server, options["transport"]),
             payloads=payloads,
-            headers=lambda: {**extra, **credentials()},
+            headers=lambda: {**{name.lower(): value for name, value in credentials().items()}, **extra},
             pid=getattr(server.handle, "pid", None),
         )
         _measure(aim, options)
@@ -85,16 +91,25 @@ def _anywhere(url: str, data: Path | None, headers: Mapping[str, str]) -> _Aim:
     from servewright.backend import Payload
     from servewright.load.workload import Endpoint
 
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError as error:
+        raise InputError(f"{url} is no http or https URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
         raise InputError(f"{url} is no http or https URL")
+    if parts.username or parts.password:
+        raise InputError("a name or password in a URL is not sent; give it with --header 'Authorization: ...'")
+    if _NOT_IN_A_TARGET.search(parts.path + parts.query):
+        raise InputError(f"{url} has characters that no URL may have; write them as %20 and so on")
     if data is None:
         raise click.UsageError("a URL needs --data, the file to send as each request's body")
     try:
-        body, port = data.read_bytes(), parts.port
-    except (OSError, ValueError) as error:
+        body = data.read_bytes()
+    except OSError as error:
         raise InputError(f"{data} cannot be sent to {url}: {error}") from error
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{host}]" if ":" in host else host
     secure = parts.scheme == "https"
     address = f"{host}:{port or (443 if secure else 80)}"
     kind = {".json": "application/json"}.get(data.suffix, "application/octet-stream")
@@ -110,7 +125,7 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
     from servewright.cli.load import progress, shown, shown_trials
     from servewright.load.arrivals import Arrivals
     from servewright.load.running import measure
-    from servewright.load.saturation import find_max, parse_slo
+    from servewright.load.saturation import Trial, best_of, find_max, parse_slo
     from servewright.load.watching import server_of
     from servewright.load.workload import Closed, Workload
 
@@ -125,6 +140,8 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
             raise KeyboardInterrupt
         if found.client_bound and options["find_max"] and not options["allow_client_bound"]:
             raise CheckFailedError(f"client-bound: {found.client_bound}, or --allow-client-bound")
+        if not len(found.latency) and not found.errors and found.ended != "interrupted":
+            raise ProbeError("nothing that was sent in the measured time was answered in it; give a longer --duration")
         return found
 
     def arrivals(rate: float) -> Arrivals:
@@ -132,12 +149,26 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
 
     if options["find_max"]:
         slo = parse_slo(options["slo"] or "errors=0%")
-        best, trials = find_max(lambda rate: once(arrivals(rate)), slo)
-        if options["as_json"]:
-            tried = [{"asked": trial.asked, "broken": trial.broken, **trial.seen.as_json()} for trial in trials]
-            printing.as_json({"ok": best is not None, "rate": best.asked if best else None, "trials": tried})
-        else:
-            shown_trials(best, trials)
+        trials: list[Trial[Measurement]] = []
+
+        def tell(*, whole: bool) -> None:
+            best = best_of(trials)
+            if options["as_json"]:
+                tried = [{"asked": trial.asked, "broken": trial.broken, **trial.seen.as_json()} for trial in trials]
+                head = {"ok": whole and best is not None, "complete": whole, "rate": best.asked if best else None}
+                printing.as_json(head | {"trials": tried})
+            else:
+                shown_trials(best, trials, whole=whole)
+
+        try:
+            best, _ = find_max(
+                lambda rate: once(arrivals(rate)), slo, poisson=options["poisson"], on_trial=trials.append
+            )
+        except (KeyboardInterrupt, ServewrightError):
+            if trials:
+                tell(whole=False)
+            raise
+        tell(whole=True)
         if best is None:
             raise SystemExit(int(ExitCode.CHECK_FAILED))
         return
@@ -179,8 +210,11 @@ def _seconds(options: Mapping[str, Any], name: str) -> float:
 def _headers(given: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for text in given:
-        name, colon, value = text.partition(":")
-        if not colon or "\n" in text or "\r" in text:
-            raise InputError(f"--header {text!r} is not of the form Name: value")
-        found[name.strip()] = value.strip()
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        # What does not say its name may be all secret.
+        if not colon or not _NAME.fullmatch(name):
+            raise InputError("a --header is not of the form 'Name: value', its name of letters, digits and dashes")
+        if not _PRINTABLE.fullmatch(value):
+            raise InputError(f"--header {name}: its value has characters that no header may have")
+        found[name.lower()] = value
     return found

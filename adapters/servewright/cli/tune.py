@@ -60,8 +60,9 @@ if TYPE_CHECKING:
 def command(spec: Path, **options: Any) -> None:
     """Find the batching settings that serve SPEC best, on its real server, and write them.
 
-    The tuned spec goes beside SPEC, as NAME.tuned.yaml; the study and the configs go to -o. Nothing is changed where
-    nothing beats the default. Exit code 1: nothing that was measured keeps the promises.
+    The tuned spec goes beside SPEC, as NAME.tuned.yaml, or NAME.BACKEND.tuned.yaml where SPEC has models for both
+    servers; the study and the configs go to -o. Nothing is changed where nothing beats the default. Exit code 1:
+    nothing that was measured keeps the promises.
     """
     from servewright.cli.tuning import run
 
@@ -88,7 +89,7 @@ def shown(found: Study, folder: Path, tuned: Path | None) -> None:
         (
             each.index, each.stage, _words(each.settings), str(each.load),
             f"{each.rate:.0f}/s", "-" if each.p99_ms is None else f"{each.p99_ms:.1f}",
-            each.unsafe or each.broken or "ok",
+            each.unsafe or ("calibrates" if each.load not in found.goal.loads else each.broken or "ok"),
         )
         for each in found.measurements
     ]  # fmt: skip

@@ -37,7 +37,7 @@ def run(spec: Path, **options: Any) -> None:
     subject = Subject(
         fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, options["runtime"], options["image"]),
         tuning=tuning, text=spec.read_bytes().decode("utf-8-sig"), transport=options["transport"], data=options["data"],
-        trust=options["trust"],
+        image=options["image"], trust=options["trust"],
     )  # fmt: skip
     folder = options["output"] or Path(f"{fleet.name}-{backend.name}-study")
     found = tuner.tune(
@@ -45,7 +45,8 @@ def run(spec: Path, **options: Any) -> None:
         on_stage=printing.stage, on_measured=progress,
     )  # fmt: skip
     write_texts({"report.html": page.html(found)}, folder)
-    wrote = spec.absolute().parent / tuner.tuned_name(spec) if found.winner and found.state != "interrupted" else None
+    written = found.winner is not None and found.state != "interrupted"
+    wrote = spec.absolute().parent / tuner.tuned_name(subject) if written else None
     if options["as_json"]:
         printing.as_json({"ok": found.state not in ("nothing", "interrupted"), "study": str(folder / study.FILE)}
                          | found.model_dump(mode="json"))  # fmt: skip
@@ -81,6 +82,8 @@ def _ask(spec: Any, options: dict[str, Any]) -> Any:
         raise click.UsageError("--max-throughput needs a promise to stop at, such as --slo p99=50ms")
     chosen = options["concurrency"] or options["max_throughput"]
     rate = rate_of(options["rate"]) if options["rate"] else None if chosen else spec.slo.rate
+    if rate and not options["rate"]:
+        printing.stage(f"--rate {rate:g}/s is the spec's slo.rate; --concurrency looks for the greatest rate instead")
     return Ask(
         slo=slo, rate=rate, concurrency=options["concurrency"], most=options["max_throughput"],
         budget=options["budget"], time_s=_seconds(options["time_limit"], "--time"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +22,28 @@ Done = Callable[[float, str], None]
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
+_STAYS = re.compile(rb"\r\nconnection:[ \t]*keep-alive", re.IGNORECASE)
+_WITHOUT_BODY = frozenset({b"204", b"304"})
+_NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _SWEEP_S = 0.1
 
 
 def why(error: OSError) -> str:
     """Return what the system says of an error; asyncio's own texts repeat the address."""
+    if isinstance(error, socket.gaierror | ssl.SSLError):  # whose numbers are not the system's
+        return (error.strerror or str(error)).lower()
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def request_bytes(payload: Payload, host: str, headers: Mapping[str, str]) -> bytes:
     """Return a whole request; ``headers`` come on top of the payload's own."""
-    lines = {"Host": host, **payload.headers, **headers, "Content-Length": str(len(payload.body))}
-    head = f"POST {payload.target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    length = {"Content-Length": str(len(payload.body))}
+    lines = {
+        name.lower(): f"{name}: {value}\r\n"
+        for each in ({"Host": host}, payload.headers, headers, length)
+        for name, value in each.items()
+    }
+    head = f"POST {payload.target} HTTP/1.1\r\n" + "".join(lines.values())
     return head.encode("latin-1") + b"\r\n" + payload.body
 
 
@@ -75,10 +87,14 @@ class Sender:
             self.idle.pop().send(started)
             return
         self.waiting.append(started)
-        if len(self._opening) < len(self.waiting) and len(self.open) + len(self._opening) < self._most:
-            task = self._loop.create_task(self._open_another())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+        self._open_more()
+
+    def lost(self, connection: _Connection) -> None:
+        """Do without a connection; requests that wait may need another."""
+        self.open.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+        self._open_more()
 
     def free(self, connection: _Connection) -> None:
         """Give a connection its next request, or let it idle."""
@@ -101,15 +117,35 @@ class Sender:
             connection.transport.abort()
 
     async def _connect(self) -> None:
-        await self._loop.create_connection(
-            lambda: _Connection(self), self.endpoint.host, self.endpoint.port, ssl=self._tls
-        )
+        address = self.endpoint.host, self.endpoint.port
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._loop.create_connection(lambda: _Connection(self), *address, ssl=self._tls)
+        except TimeoutError as error:
+            raise OSError(f"no connection within {self._timeout_s:g} s") from error
+
+    def _open_more(self) -> None:
+        """Open as many connections as requests wait for, as far as there may be more."""
+        while (
+            not self.closed
+            and len(self._opening) < len(self.waiting)
+            and len(self.open) + len(self._opening) < self._most
+        ):
+            task = self._loop.create_task(self._open_another())
+            self._opening.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        self._open_more()  # one that was asked for meanwhile
 
     async def _open_another(self) -> None:
         try:
             await self._connect()
         except OSError as error:
-            if self.waiting:
+            if error.errno in _NO_MORE_FILES and self.open:
+                self._most = len(self.open)  # our own limit, no fault of the server: the request waits for its turn
+            elif self.waiting:
                 self.done(self.waiting.popleft(), f"connection: {why(error)}")
 
     def _sweep(self) -> None:
@@ -147,6 +183,10 @@ class _Connection(asyncio.Protocol):
         self.transport.write(self._sender.next_request())
 
     def data_received(self, data: bytes) -> None:
+        if not self.busy:  # an answer to nothing, such as the news that an idle connection will be closed
+            self._sender.lost(self)
+            self.transport.abort()
+            return
         if self._buffer:
             data = self._buffer = self._buffer + data
         if not self.needed:
@@ -156,9 +196,13 @@ class _Connection(asyncio.Protocol):
                 return
             head = data[: end + 2]
             length = _LENGTH.search(head)
-            self._closes = _CLOSES.search(head) is not None
+            self._closes = _CLOSES.search(head) is not None or (
+                data.startswith(b"HTTP/1.0") and _STAYS.search(head) is None
+            )
             if length is None:
-                if _CHUNKED.search(head):
+                if data[9:12] in _WITHOUT_BODY:
+                    self._answered(data[9:12])
+                elif _CHUNKED.search(head):
                     ends = _end_of_chunks(data, end + 4)
                     if ends is None:
                         self._buffer = data
@@ -179,8 +223,9 @@ class _Connection(asyncio.Protocol):
     def _answered(self, status: bytes) -> None:
         self._buffer, self.needed, self.busy = b"", 0, False
         if self._closes:
-            self._drop()
-        self._sender.done(self.started, "" if status == b"200" else f"HTTP {status.decode('latin-1')}")
+            self._sender.lost(self)
+            self.transport.close()
+        self._sender.done(self.started, "" if status[:1] == b"2" else f"HTTP {status.decode('latin-1')}")
         if not self._closes:
             self._sender.free(self)
 
@@ -188,7 +233,7 @@ class _Connection(asyncio.Protocol):
         if self.needed == 1 << 62 and exc is None:  # an answer that ends with its connection
             self._answered(self.status)
             return
-        self._drop()
+        self._sender.lost(self)
         if self.busy:
             self.busy = False
             if not self._sender.closed:
@@ -196,15 +241,10 @@ class _Connection(asyncio.Protocol):
 
     def fail(self, error: str) -> None:
         """Give the request under way up, and the connection with it."""
-        self.busy = False
-        self._drop()
+        self.busy, self.needed = False, 0
+        self._sender.lost(self)
         self.transport.abort()
         self._sender.done(self.started, error)
-
-    def _drop(self) -> None:
-        self._sender.open.discard(self)
-        if self in self._sender.idle:
-            self._sender.idle.remove(self)
 
 
 def _end_of_chunks(data: bytes, start: int) -> int | None:

@@ -31,7 +31,12 @@ _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _CANCEL = 8
 _SWEEP_S = 0.1
+_NO_SOONER_S = 1.0
 _CHANNELS = 2  # one connection is one thread of the server's transport
+
+# As Envoy and nghttp2 write it, in the code of RFC 7541, appendix B; of digits, what a status needs.
+_GRPC_STATUS = frozenset({b"grpc-status", bytes.fromhex("9acac8b21234da8f")})
+_DIGITS = {"0": "00000", "1": "00001", "2": "00010", **{str(each): f"{each + 22:06b}" for each in range(3, 10)}}
 
 _HEAD = Struct(">HBBBI")  # length in 16 + 8 bits, type, flags, stream
 _SETTING = Struct(">HI")
@@ -60,9 +65,8 @@ def header_block(path: str, authority: str, headers: Mapping[str, str], *, secur
     """Return the header block of a call: literals that no table keeps."""
     fixed = {"te": "trailers", "content-type": "application/grpc", "user-agent": "servewright-load"}
     block = b"\x83" + (b"\x87" if secure else b"\x86") + b"\x04" + _text(path) + b"\x01" + _text(authority)
-    return block + b"".join(
-        b"\x00" + _text(name.lower()) + _text(value) for name, value in {**fixed, **headers}.items()
-    )
+    named = fixed | {name.lower(): value for name, value in headers.items()}
+    return block + b"".join(b"\x00" + _text(name) + _text(value) for name, value in named.items())
 
 
 def _text(text: str) -> bytes:
@@ -91,8 +95,10 @@ def status_of(block: bytes) -> str:
             continue
         index, at = _integer(block, at, 6 if first & 0x40 else 4)
         name, at = _string(block, at) if index == 0 else (b"", at)
+        coded = at < len(block) and block[at] >= 0x80
         value, at = _string(block, at)
-        if name == b"grpc-status":
+        if name in _GRPC_STATUS:
+            value = _CODED.get(value, value) if coded else value
             code = int(value) if value.isdigit() else -1
             return "" if code == 0 else CODES[code] if 0 < code < len(CODES) else f"code {value.decode('latin-1')}"
         if 8 <= index <= 14:
@@ -116,9 +122,18 @@ def _integer(data: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def _string(data: bytes, at: int) -> tuple[bytes, int]:
-    """Return a string and where it ends; one in Huffman's code, in which no server of ours writes, as it is."""
+    """Return a string as it stands, in Huffman's code or not, and where it ends."""
     length, at = _integer(data, at, 7)
     return data[at : at + length], at + length
+
+
+def _huffman(digits: str) -> bytes:
+    bits = "".join(_DIGITS[digit] for digit in digits)
+    padded = bits + "1" * (-len(bits) % 8)
+    return int(padded, 2).to_bytes(len(padded) // 8, "big")
+
+
+_CODED = {_huffman(str(code)): str(code).encode() for code in range(len(CODES))}
 
 
 class Sender:
@@ -141,9 +156,11 @@ class Sender:
         if endpoint.secure:
             self._tls = ssl.create_default_context()
             self._tls.set_alpn_protocols(["h2"])
-        self.open: list[_Connection] = []
+        self.open: list[_Connection] = []  # those that take calls; a server that goes away still answers old ones
+        self.alive: set[_Connection] = set()
         self.waiting: deque[float] = deque()
         self._opening: asyncio.Task[None] | None = None
+        self._not_before = 0.0
         self.closed = False
         self._turn = 0
         self.use(headers)
@@ -179,12 +196,11 @@ class Sender:
                 open_[self._turn].send(started)
                 return
         self.waiting.append(started)
-        if not open_ and self._opening is None:
-            self._opening = self._loop.create_task(self._open_again())
+        self._reopen()
 
     def pending(self) -> list[float]:
         """Return when each request was meant to leave that has no answer yet."""
-        return [started for connection in self.open for started in connection.calls.values()] + list(self.waiting)
+        return [started for connection in self.alive for started in connection.calls.values()] + list(self.waiting)
 
     def close(self) -> None:
         """Close every connection; nothing is reported of calls under way."""
@@ -192,34 +208,53 @@ class Sender:
         self._sweeper.cancel()
         if self._opening is not None:
             self._opening.cancel()
-        for connection in list(self.open):
+        for connection in list(self.alive):
             connection.transport.abort()
 
     def lost(self, connection: _Connection, error: str) -> None:
         """Report every call of a connection that is gone."""
-        if connection in self.open:
-            self.open.remove(connection)
+        self.leave(connection)
+        self.alive.discard(connection)
         started, connection.calls = list(connection.calls.values()), {}
         if not self.closed:
             for each in started:
                 self.done(each, error)
 
+    def leave(self, connection: _Connection) -> None:
+        """Begin no more calls on a connection."""
+        if connection in self.open:
+            self.open.remove(connection)
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Open a connection for one that went, unless none came the last time, a moment ago."""
+        if self.closed or self._opening is not None or len(self.open) >= self._most:
+            return
+        if not self.open or monotonic() >= self._not_before:
+            self._opening = self._loop.create_task(self._open_again())
+
     async def _connect(self) -> None:
-        _, connection = await self._loop.create_connection(
-            lambda: _Connection(self), self.endpoint.host, self.endpoint.port, ssl=self._tls
-        )
+        connection: _Connection | None = None
+        address = self.endpoint.host, self.endpoint.port
         try:
-            await asyncio.wait_for(connection.settled, self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                _, connection = await self._loop.create_connection(lambda: _Connection(self), *address, ssl=self._tls)
+                await connection.settled
         except TimeoutError as error:
+            if connection is None:
+                raise OSError(f"no connection within {self._timeout_s:g} s") from error
             connection.transport.abort()
             raise OSError("no HTTP/2 server answers") from error
+        if connection.leaving or connection.transport.is_closing():  # it has gone away as soon as it was there
+            raise OSError("the server closes its connections")
         self.open.append(connection)
 
     async def _open_again(self) -> None:
         try:
             await self._connect()
         except OSError as error:
-            while self.waiting:
+            self._not_before = monotonic() + _NO_SOONER_S
+            while self.waiting and not self.open:
                 self.done(self.waiting.popleft(), f"connection: {why(error)}")
         finally:
             self._opening = None
@@ -228,7 +263,7 @@ class Sender:
 
     def _sweep(self) -> None:
         late = monotonic() - self._timeout_s
-        for connection in list(self.open):
+        for connection in list(self.alive):
             connection.give_up(late)
         while self.waiting and self.waiting[0] < late:
             self.done(self.waiting.popleft(), "timeout")
@@ -244,7 +279,7 @@ class _Connection(asyncio.Protocol):
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stream = 1
         self._buffer = b""
-        self._leaving = False
+        self.leaving = False
         self._most_streams = 1 << 31
         self._frame_size = 16_384
         self._window = self._initial = _DEFAULT_WINDOW
@@ -256,11 +291,12 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self._sender.alive.add(self)
         transport.write(_PREFACE)
 
     def room(self) -> bool:
         """Tell whether another call may begin."""
-        return not self._leaving and len(self.calls) < self._most_streams
+        return not self.leaving and len(self.calls) < self._most_streams
 
     def send(self, started: float) -> None:
         """Send the next call."""
@@ -340,12 +376,11 @@ class _Connection(asyncio.Protocol):
         elif kind == _RST:
             self._end(stream, f"stream reset ({int.from_bytes(body, 'big')})")
         elif kind == _GOAWAY:
-            self._leaving = True
+            self.leaving = True
+            self._sender.leave(self)
             (last,) = unpack_from(">I", body)
             for refused in [each for each in self.calls if each > last & 0x7FFF_FFFF]:
                 self._end(refused, "connection is closing")
-            if self in self._sender.open:
-                self._sender.open.remove(self)
             if not self.calls:
                 self.transport.close()
 

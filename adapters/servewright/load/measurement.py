@@ -60,7 +60,7 @@ class Measurement:
     ended: str
     client_bound: str
     busiest: float
-    timeline: tuple[Mapping[str, float], ...] = ()
+    timeline: tuple[Mapping[str, float | None], ...] = ()
 
     @property
     def error_share(self) -> float:
@@ -105,13 +105,13 @@ def _ms(nanoseconds: float) -> float | None:
     return round(nanoseconds / 1e6, 4) if nanoseconds == nanoseconds else None
 
 
-def point(window: Window) -> dict[str, float]:
-    """Return a window as a point of a timeline."""
+def point(window: Window) -> dict[str, float | None]:
+    """Return a window as a point of a timeline; one in which nothing was answered has no latencies."""
     return {
         "seconds": round(window.seconds, 3),
         "rate": round(window.rate, 2),
         **{
-            f"{name}_ms": _ms(window.latency.percentile(share)) or 0.0
+            f"{name}_ms": _ms(window.latency.percentile(share))
             for name, share in PERCENTILES.items()
             if name != "p99.9"
         },

@@ -7,19 +7,23 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from servewright.errors import ProbeError
+from servewright.errors import LoadError, ProbeError
 from servewright.load.arrivals import Arrivals
 from servewright.load.measurement import Measurement, Window, point, stable
 from servewright.load.watching import Saturated, client_bound
 from servewright.load.worker import Job, main
 from servewright.load.workload import Workload
 
+if TYPE_CHECKING:  # Windows has no fork
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
 OnWindow = Callable[[Window], None]
 Headers = Callable[[], Mapping[str, str]]
+StartMethod = Literal["spawn", "forkserver"]
 
 _HEAD_START_S = 0.05
 _READY_WITHIN_S = 60.0
@@ -30,22 +34,27 @@ def measure(
     workload: Workload,
     *,
     headers: Headers = dict,
-    saturated: Saturated = lambda: False,
+    saturated: Saturated = lambda: lambda: False,
     on_window: OnWindow = lambda _: None,
+    start_method: StartMethod = "spawn",
 ) -> Measurement:
     """Send ``workload`` and return what came of it; Ctrl-C ends it early and returns what there is.
 
-    ``headers`` is asked again and again, so that requests are let in for as long as it lasts.
+    ``headers`` is asked again and again, so that requests are let in for as long as it lasts. With ``forkserver``, a
+    process of a load starts in 0.03 s instead of 0.5, as long as the folder for temporary files stays where it is.
     """
     current = dict(headers())
-    with _processes(workload, current) as pipes:
-        run = _Run(workload, pipes, headers, on_window)
+    with _processes(workload, current, start_method) as pipes:
+        run, busy = _Run(workload, pipes, headers, on_window), saturated()
         try:
             run.follow(current)
+            run.saturated = busy()
+            run.finish()
         except KeyboardInterrupt:
             run.ended = "interrupted"
-        run.finish()
-    return run.measurement(saturated=saturated())
+            with suppress(KeyboardInterrupt):  # a second one waits for no answer
+                run.finish()
+    return run.measurement()
 
 
 class _Run:
@@ -58,7 +67,7 @@ class _Run:
         self._windows: list[Window] = []
         self._rest = Window()
         self._left = list(pipes)
-        self.ended = "duration"
+        self.ended, self.saturated = "duration", False
 
     def follow(self, current: dict[str, str]) -> None:
         """Gather windows until the load is stable or over."""
@@ -75,13 +84,13 @@ class _Run:
                     self._tell(fresh)
 
     def finish(self) -> None:
-        """Stop every process, and gather what they have left; a second Ctrl-C leaves that."""
+        """Stop every process, and gather what they have left."""
         self._tell("stop")
         end = time.monotonic() + self._workload.timeout_s + 10
         while self._left and time.monotonic() < end:
             self._gather(0.5)
 
-    def measurement(self, *, saturated: bool) -> Measurement:
+    def measurement(self) -> Measurement:
         """Return everything in one."""
         windows = [self._partial[index] for index in sorted(self._partial)]
         whole = Window()
@@ -91,7 +100,9 @@ class _Run:
             whole.errors.update(window.errors)
         seconds = sum(window.seconds for window in windows)
         pace = self._workload.pace
-        busiest = max((window.busiest for window in windows), default=0.0)
+        # The last window of a load that is stopped is a stump, and full of what the windows before it left over.
+        long = [window for window in windows if window.seconds >= self._workload.window_s / 2] or windows
+        busiest = max((window.busiest for window in long), default=0.0)
         return Measurement(
             asked=pace.rate if isinstance(pace, Arrivals) else None,
             concurrency=None if isinstance(pace, Arrivals) else pace.concurrency,
@@ -101,7 +112,7 @@ class _Run:
             lag=whole.lag,
             errors=dict(whole.errors.most_common()),
             ended=self.ended,
-            client_bound=client_bound(whole.latency, whole.lag, busiest, saturated=saturated),
+            client_bound=client_bound(whole.latency, whole.lag, busiest, saturated=self.saturated),
             busiest=busiest,
             timeline=tuple(point(window) for window in windows),
         )
@@ -119,7 +130,7 @@ class _Run:
             try:
                 self._take(pipe, pipe.recv())
             except (EOFError, OSError) as error:
-                raise ProbeError("a process of the load died; look for a lack of memory") from error
+                raise LoadError("a process of the load died; look for a lack of memory") from error
 
     def _take(self, pipe: Connection, report: dict[str, Any]) -> None:
         if report.get("done"):
@@ -138,9 +149,12 @@ class _Run:
 
 
 @contextmanager
-def _processes(workload: Workload, headers: Mapping[str, str]) -> Iterator[list[Connection]]:
+def _processes(workload: Workload, headers: Mapping[str, str], start_method: StartMethod) -> Iterator[list[Connection]]:
     """Start the processes of a load, connected and with one clock, and end them."""
-    context = multiprocessing.get_context("spawn")
+    context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+    if start_method == "forkserver":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([main.__module__])
     pipes: list[Connection] = []
     started = []
     count = workload.processes
@@ -158,11 +172,11 @@ def _processes(workload: Workload, headers: Mapping[str, str]) -> Iterator[list[
             theirs.close()
         for pipe in pipes:
             if not pipe.poll(_READY_WITHIN_S):
-                raise ProbeError("a process of the load did not start in time")
+                raise LoadError("a process of the load did not start in time; see what else the machine does")
             try:
                 answer = pipe.recv()
             except EOFError as error:
-                raise ProbeError("a process of the load ended at its start") from error
+                raise LoadError("a process of the load ended at its start; look for a lack of memory") from error
             if why := answer.get("failed"):
                 raise ProbeError(f"{workload.endpoint.address}: {why}")
         begin = time.monotonic() + _HEAD_START_S

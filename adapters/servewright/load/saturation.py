@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -35,12 +35,13 @@ KEEPS_UP: Final = 0.97  # of the rate that is asked
 _SEEN_S: Final = 5.0
 
 
-def least_of(asked: float) -> float:
-    """Return the least rate that keeps up with ``asked``: 97 % of it, or what Poisson arrivals may send in 5 s.
+def least_of(asked: float, *, poisson: bool = True) -> float:
+    """Return the least rate that keeps up with ``asked``: 97 % of it, or what arrivals may come to in 5 s.
 
-    Of 9 requests a second, 45 may be sent then, and as well 32.
+    Of 9 requests a second, 45 are meant to be sent then; of Poisson arrivals it may as well be 32, of even ones 44.
     """
-    return asked * min(KEEPS_UP, 1.0 - 2.0 / math.sqrt(max(asked * _SEEN_S, 4.0)))
+    meant = max(asked * _SEEN_S, 4.0)
+    return asked * min(KEEPS_UP, 1.0 - (2.0 / math.sqrt(meant) if poisson else 1.0 / meant))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Slo:
     latency_ms: tuple[tuple[str, float], ...] = ()
     errors: float = 0.0
 
-    def broken_by(self, seen: Seen, *, asked: float | None = None) -> str:
+    def broken_by(self, seen: Seen, *, asked: float | None = None, poisson: bool = True) -> str:
         """Return the first promise that ``seen`` breaks, or nothing; a rate that is asked must also be reached."""
         if seen.error_share > self.errors:
             return f"errors {seen.error_share:.2%} > {self.errors:.2%}"
@@ -58,7 +59,7 @@ class Slo:
             found = seen.percentile_ms(PERCENTILES[name])
             if not found <= limit:
                 return f"{name} {found:.1f} ms > {limit:g} ms"
-        if asked is not None and seen.rate < least_of(asked):
+        if asked is not None and seen.rate < least_of(asked, poisson=poisson):
             return f"{seen.rate:.0f}/s of {asked:.0f}/s"
         return ""
 
@@ -102,17 +103,20 @@ def find_max(
     precision: float = 0.05,
     least: float = 1.0,
     most: float = 1e6,
+    poisson: bool = False,
+    on_trial: Callable[[Trial[S]], None] = lambda _: None,
 ) -> tuple[Trial[S] | None, list[Trial[S]]]:
     """Return the trial of the highest rate found that breaks no promise, and every trial.
 
     Doubles or halves from ``first`` until the answer lies between two rates, then bisects their ratio down to
-    ``precision``. ``None``: even ``least`` is too much.
+    ``precision``. ``None``: even ``least`` is too much. ``poisson``: that many arrivals come only on the average.
     """
     trials: list[Trial[S]] = []
 
     def holds(rate: float) -> bool:
         seen = measure(rate)
-        trials.append(Trial(asked=rate, seen=seen, broken=slo.broken_by(seen, asked=rate)))
+        trials.append(Trial(asked=rate, seen=seen, broken=slo.broken_by(seen, asked=rate, poisson=poisson)))
+        on_trial(trials[-1])
         return not trials[-1].broken
 
     low, high = 0.0, math.inf
@@ -133,5 +137,9 @@ def find_max(
             rate = max(min(rate / 2, reached * 0.9) if reached > least else rate / 2, least)
         else:
             rate = math.sqrt(low * high)
-    held = [trial for trial in trials if not trial.broken]
-    return max(held, key=lambda trial: trial.asked, default=None), trials
+    return best_of(trials), trials
+
+
+def best_of(trials: Sequence[Trial[S]]) -> Trial[S] | None:
+    """Return the trial of the highest rate that breaks no promise."""
+    return max((trial for trial in trials if not trial.broken), key=lambda trial: trial.asked, default=None)

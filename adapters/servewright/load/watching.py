@@ -11,8 +11,8 @@ from servewright.load.histogram import Histogram
 MOST_LAG = 0.05
 MOST_CPU = 0.9
 
-Saturated = Callable[[], bool]
-"""Tells whether the server has used all that this machine left to it since the load began."""
+Saturated = Callable[[], Callable[[], bool]]
+"""Called as a load begins; what it returns tells whether the server has used all that this machine left to it since."""
 
 
 def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturated: bool) -> str:
@@ -35,7 +35,7 @@ def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturate
 def server_of(pid: int | None) -> Saturated:
     """Return the `Saturated` of a server's process tree on this machine; one that is elsewhere never counts as such."""
     if pid is None:
-        return lambda: False
+        return lambda: lambda: False
     import psutil
 
     def used() -> float:
@@ -46,13 +46,14 @@ def server_of(pid: int | None) -> Saturated:
             return 0.0
         return sum(each.user + each.system for each in times)
 
-    before, begun, cores = used(), monotonic(), len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
 
-    def saturated() -> bool:
+    def begin() -> Callable[[], bool]:
+        before, begun = used(), monotonic()
         # The clients live on the same cores: what they use is not the server's to use.
-        return used() - before > MOST_CPU * (cores - 1) * (monotonic() - begun)
+        return lambda: used() - before > MOST_CPU * (cores - 1) * (monotonic() - begun)
 
-    return saturated
+    return begin
 
 
 _LINUX = hasattr(os, "sched_getaffinity")

@@ -23,6 +23,8 @@ _CONNECT_AHEAD = 8
 _REFUSALS = frozenset({"HTTP 400", "HTTP 401", "HTTP 403", "PERMISSION_DENIED", "UNAUTHENTICATED"})
 _NO_OTHER_KEY_S = 1.0
 _CHUNK = 256  # requests sent between two looks at the answers, where the schedule is behind
+_FOLDED = 1024  # times kept as they are, so that a window's end keeps no answer waiting
+_OTHER_FILES = 64  # that are open beside the connections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,13 @@ def main(pipe: Connection, job: Job) -> None:
 class _Tally:
     """What came of the requests since the last window."""
 
-    def __init__(self, start: float) -> None:
-        self._start = start
+    def __init__(self, start: float, *, closed: bool) -> None:
+        self._start, self._closed = start, closed
         self.answered = 0
         self.latencies: list[float] = []
         self.lags: list[float] = []
         self.errors: Counter[str] = Counter()
+        self._latency, self._lag = Histogram(), Histogram()
         self._begun = start
         self._cpu = time.process_time()
 
@@ -74,33 +77,46 @@ class _Tally:
             self.answered += 1
             if started >= self._start:
                 self.latencies.append(now - started)
-        elif started >= self._start:
+        # A caller that waited since the warm-up in vain has sent nothing else.
+        elif started >= self._start or (self._closed and error == "timeout" and now >= self._start):
             self.errors[error] += 1
             if error == "timeout":  # it took this long at least: a percentile without it would flatter the server
                 self.latencies.append(now - started)
+        if len(self.latencies) >= _FOLDED:
+            self._fold()
 
     def begin(self) -> None:
-        """Forget the answers of the warm-up."""
+        """Count the answers of another window; those of the warm-up are forgotten so."""
         self.answered, self._begun, self._cpu = 0, time.monotonic(), time.process_time()
+
+    def late(self, seconds: float) -> None:
+        """Count by how much a request left late."""
+        self.lags.append(seconds)
+        if len(self.lags) >= _FOLDED:
+            self._fold()
+
+    def _fold(self) -> None:
+        self._latency.add([round(value * 1e9) for value in self.latencies])
+        self._lag.add([round(value * 1e9) for value in self.lags])
+        self.latencies.clear()
+        self.lags.clear()
 
     def flush(self, window: int, *, waiting: int) -> dict[str, Any]:
         """Return what there is as plain values, and begin anew."""
-        latencies, lags, now, cpu = Histogram(), Histogram(), time.monotonic(), time.process_time()
-        latencies.add([round(value * 1e9) for value in self.latencies])
-        lags.add([round(value * 1e9) for value in self.lags])
+        answered, seconds, cpu = self.answered, time.monotonic() - self._begun, time.process_time() - self._cpu
+        self.begin()  # what a report costs belongs to the next window
+        self._fold()
         found = {
             "window": window,
-            "seconds": now - self._begun,
-            "answered": self.answered,
+            "seconds": seconds,
+            "answered": answered,
             "errors": dict(self.errors),
-            "latency": latencies.as_json(),
-            "lag": lags.as_json(),
-            "cpu_s": cpu - self._cpu,
+            "latency": self._latency.as_json(),
+            "lag": self._lag.as_json(),
+            "cpu_s": cpu,
             "waiting": waiting,
         }
-        self.begin()
-        self.latencies.clear()
-        self.lags.clear()
+        self._latency, self._lag = Histogram(), Histogram()
         self.errors.clear()
         return found
 
@@ -154,6 +170,21 @@ class _Keys:
             send(started)
 
 
+def _files() -> int:
+    """Return how many files this process may have open: as many as the system lets it have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 1 << 16
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 16 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # macOS bears no more than OPEN_MAX
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return most if soft == resource.RLIM_INFINITY else soft
+
+
 async def _work(pipe: Connection, job: Job) -> None:
     if job.workload.endpoint.transport == "grpc":
         from servewright.load.http2 import Sender
@@ -162,6 +193,11 @@ async def _work(pipe: Connection, job: Job) -> None:
 
     loop = asyncio.get_running_loop()
     workload = job.workload
+    connections = min(max(workload.connections, job.callers), _files() - _OTHER_FILES)
+    if workload.endpoint.transport == "http" and job.callers > connections:
+        why_not = f"{job.callers} callers in one process need as many open files; use more --processes, or ulimit -n"
+        pipe.send({"failed": why_not})
+        return
     over = asyncio.Event()
     relay: list[Callable[[float, str], None]] = [lambda _started, _error: None]
     keys = _Keys(
@@ -169,7 +205,7 @@ async def _work(pipe: Connection, job: Job) -> None:
     )
     sender = Sender(
         workload.endpoint, workload.payloads, lambda started, error: keys.done(started, error, sender.send),
-        timeout_s=workload.timeout_s, connections=workload.connections, headers=job.headers,
+        timeout_s=workload.timeout_s, connections=connections, headers=job.headers,
     )  # fmt: skip
     try:
         await sender.connect(job.callers or _CONNECT_AHEAD)
@@ -179,7 +215,7 @@ async def _work(pipe: Connection, job: Job) -> None:
     pipe.send({"ready": True})
     begin: float = await loop.run_in_executor(None, pipe.recv)
     start = begin + workload.warm_up_s
-    tally = _Tally(start)
+    tally = _Tally(start, closed=job.callers > 0)
 
     def obey() -> None:
         try:
@@ -217,7 +253,7 @@ async def _work(pipe: Connection, job: Job) -> None:
     await _drained(pending, workload.timeout_s)
     now = time.monotonic()
     for started in pending():
-        if started >= start:
+        if started >= start or job.callers:
             tally.errors["unanswered"] += 1
             tally.latencies.append(now - started)
     sender.close()
@@ -252,7 +288,7 @@ def _keep_schedule(
             if due >= end:
                 return
             if due >= measured_from:
-                tally.lags.append(now - due)
+                tally.late(time.monotonic() - due)
             send(due)
             due = begin + next(moments)
         loop.call_at(due, tick)

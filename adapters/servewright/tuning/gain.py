@@ -39,7 +39,7 @@ def compared(rounds: Sequence[Round], load: Load, goal: Goal) -> Comparison:
     count = len(ratios)
     mean = sum(ratios) / count
     spread = math.sqrt(sum((each - mean) ** 2 for each in ratios) / (count - 1))
-    half = _STUDENT[min(count - 2, len(_STUDENT) - 1)] * spread / math.sqrt(count)
+    half = half_width(spread, count)
     found = Comparison(
         load=load, of=of, rounds=tuple(rounds), gain=math.exp(mean), low=math.exp(mean - half),
         high=math.exp(mean + half), beats=False,
@@ -48,6 +48,11 @@ def compared(rounds: Sequence[Round], load: Load, goal: Goal) -> Comparison:
     )  # fmt: skip
     beats = found.keeps_alone or (found.low > 1 and not found.tuned_fails)
     return found.model_copy(update={"beats": beats})
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Return half of the 95 % interval of a mean of ``count`` values, two at least, that deviate so."""
+    return _STUDENT[min(count - 2, len(_STUDENT) - 1)] * deviation / math.sqrt(count)
 
 
 def _worth(seen: Seen, of: Literal["rate", "latency"]) -> float:

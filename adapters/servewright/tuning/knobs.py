@@ -35,9 +35,9 @@ class Tuning:
 
     ``knobs`` returns every knob with what is worth trying, or why it is left out; ``default`` the settings that a spec
     has now; ``keys`` the spec's keys, dotted, with their values as YAML has them; ``complete`` adds what follows from a
-    combination of values, and is ``None`` for one that could not matter. Under ``alone`` nothing is batched, there is a
-    worker for each core, and one thread computes a request: how long requests of many rows take then is how long
-    batches take.
+    combination of values, and is ``None`` for one that could not matter. Under ``alone`` no request waits for another,
+    there is a worker for each core, and one thread computes a request: how long requests of many rows take then is how
+    long batches take.
     """
 
     scheduler: Scheduler
@@ -45,7 +45,7 @@ class Tuning:
     default: Callable[[ModelSpec, Demand], Settings]
     keys: Callable[[Settings], Mapping[str, Any]]
     complete: Callable[[Settings, Demand], Settings | None]
-    alone: Callable[[Demand], Settings]
+    alone: Callable[[ModelSpec, Demand], Settings]
 
 
 def grid(tuning: Tuning, knobs: Sequence[Knob], demand: Demand) -> list[Settings]:

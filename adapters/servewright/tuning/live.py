@@ -13,17 +13,18 @@ import numpy as np
 
 from servewright import launching, packaging, runs, specfile
 from servewright.backend import Backend, Identity, Payload, Transport
-from servewright.errors import InputError, LaunchError, ProbeError, ServewrightError
+from servewright.errors import LaunchError, ProbeError, ServewrightError
 from servewright.fleet import Fleet
 from servewright.launching import Choice
 from servewright.load import requests
 from servewright.load.measurement import Measurement
-from servewright.load.running import measure
+from servewright.load.running import StartMethod, measure
 from servewright.load.watching import server_of
 from servewright.load.workload import Closed, Pace, Workload
 from servewright.samples import batchable, made_up
 from servewright.server import RunningServer
 from servewright.tuning import spec_text
+from servewright.tuning.gain import half_width
 from servewright.tuning.knobs import Demand, Tuning
 from servewright.tuning.machine import machine
 from servewright.tuning.search import Question, broken
@@ -32,6 +33,7 @@ from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime, Se
 _TIMEOUT_S: Final = 10.0
 _SERVICE_S: Final = 2.0
 _SLOW_S: Final = 3 * _TIMEOUT_S
+_FAILED: Final = 0.5  # the share of errors from which what was answered tells nothing
 _SETTLING_IN: Final = Closed(concurrency=64)
 _PER_PROCESS: Final = 4000.0  # requests per second that one process sends with ease
 
@@ -47,6 +49,7 @@ class Subject:
     text: str
     transport: Transport = "http"
     data: Path | None = None
+    image: str | None = None
     trust: bool = False
 
     @property
@@ -54,9 +57,17 @@ class Subject:
         """The spec."""
         return self.fleet.models[0]
 
+    def keys(self, settings: Settings) -> dict[str, Any]:
+        """Return the spec's keys for ``settings``; the sizes that it allows go on ending with the greatest batch."""
+        keys = dict(self.tuning.keys(settings))
+        allowed, size = self.document.spec.batching.allowed_sizes, keys.get("batching.max_size")
+        if allowed and isinstance(size, int) and "batching.allowed_sizes" not in keys:
+            keys["batching.allowed_sizes"] = [*(each for each in allowed if each < size), size]
+        return keys
+
     def rewritten(self, settings: Settings | None) -> str:
         """Return the spec's text with ``settings``; as it is for none."""
-        keys = self.tuning.keys(settings) if settings is not None else {}
+        keys = self.keys(settings) if settings is not None else {}
         return spec_text.changed(self.text, keys, file=self.document.file)
 
     def with_settings(self, settings: Settings | None, *, backends: Sequence[str]) -> Fleet:
@@ -86,7 +97,7 @@ class LiveBench:
 
     A new server is loaded for ``settle_in_s`` before anything is measured on it: what is compiled as it runs, Java and
     TorchScript, takes its first thousand requests for that. ``bound`` says of what was measured `once` where the load
-    generator was too slow.
+    generator was too slow. ``start_method`` is that of the load's processes.
     """
 
     subject: Subject
@@ -95,6 +106,7 @@ class LiveBench:
     each_s: float = 5.0
     warm_up_s: float = 1.0
     settle_in_s: float = 1.5
+    start_method: StartMethod = "spawn"
     until: float | None = None
     identity: Identity | None = None
     on_identity: Callable[[Identity], None] = lambda _: None
@@ -114,19 +126,36 @@ class LiveBench:
         return self.until is not None and time.monotonic() >= self.until
 
     def service_times(self, rows: Sequence[int]) -> list[ServiceTime]:
-        """Measure requests of many rows alone, and one row on every core at once, on a server that batches nothing."""
+        """Measure requests of many rows alone, and one row on every core at once, on a server that batches nothing.
+
+        Where so many rows take too long for one request, or the server does not take them, fewer are measured.
+        """
         self.close()
-        cores = machine().cores
-        with self.running(self.subject.tuning.alone(Demand(waiting=1, cores=cores))) as serving:
-            found = [self.timed(serving, count) for count in self._possible(rows)]
+        cores, subject = machine().cores, self.subject
+        with self.running(subject.tuning.alone(subject.document.spec, Demand(waiting=1, cores=cores))) as serving:
+            found: list[ServiceTime] = []
+            for count in self._possible(rows):
+                found += self._timed(serving, count, found)
             return [*found, self.timed(serving, rows[0], busy=cores)] if cores > 1 else found
+
+    def _timed(self, serving: Serving, rows: int, known: Sequence[ServiceTime]) -> Sequence[ServiceTime]:
+        """Measure requests of ``rows`` rows, or of half as many, and so on, down to those that are ``known``."""
+        while known and rows > known[-1].rows:
+            if rows * known[-1].ms / known[-1].rows <= 1e3 * _TIMEOUT_S / 2:
+                try:
+                    return [self.timed(serving, rows)]
+                except ProbeError:
+                    if not serving.server.alive():
+                        raise
+            rows //= 2
+        return [] if known else [self.timed(serving, rows)]
 
     def timed(self, serving: Serving, rows: int, *, busy: int = 1) -> ServiceTime:
         """Measure requests of so many rows, ``busy`` at a time."""
         payload = self._payload(serving, rows)
-        for seconds in (_SERVICE_S, _SLOW_S):
+        for seconds in (_SERVICE_S, _SLOW_S):  # a request that takes longer than the first has begun before it
             seen = self.loaded(serving, Closed(concurrency=busy), payloads=payload, seconds=seconds)
-            if len(seen.latency):  # a request that takes longer than the warm-up and the load has begun before it
+            if len(seen.latency) and not seen.errors:
                 break
         return _service_time(rows, busy, seen)
 
@@ -137,9 +166,10 @@ class LiveBench:
     def measure(self, question: Question) -> Measured:
         """Load the server with the question's settings; one that fails under them is unsafe."""
         begin = time.monotonic()
+        if self._settings != question.settings:
+            self.close()  # what the last server does at its end is not this setting's fault
         try:
-            if self._serving is None or self._settings != question.settings:
-                self.close()
+            if self._serving is None:
                 self._serving = self._held.enter_context(self.running(question.settings))
                 self._settings = question.settings
             seen = self.loaded(self._serving, question.load.pace)
@@ -215,7 +245,9 @@ class LiveBench:
             warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S, processes=1 + int(rate // _PER_PROCESS), settle=not seconds,
         )  # fmt: skip
         pid = getattr(serving.server.handle, "pid", None)
-        found = measure(workload, headers=serving.headers, saturated=server_of(pid))
+        found = measure(
+            workload, headers=serving.headers, saturated=server_of(pid), start_method=self.start_method
+        )  # fmt: skip
         if found.ended == "interrupted":
             raise KeyboardInterrupt
         return found
@@ -237,11 +269,11 @@ def seen_of(found: Measurement) -> Seen:
 def _service_time(rows: int, busy: int, found: Measurement) -> ServiceTime:
     """Return the median with an interval from the medians of the load's windows."""
     middle = found.percentile_ms(0.5)
-    if middle != middle:
+    if middle != middle or found.error_share > _FAILED:
         errors = ", ".join(f"{count} times {name}" for name, count in found.errors.items()) or "none came"
-        raise InputError(f"a request of {rows} rows got no answer within {_TIMEOUT_S:g} s ({errors}); try --transport")
-    windows = np.array([point["p50_ms"] for point in found.timeline if point["p50_ms"] > 0] or [middle])
-    half = 1.96 * float(windows.std(ddof=1)) / len(windows) ** 0.5 if len(windows) > 1 else 0.0
+        raise ProbeError(f"a request of {rows} rows got no answer within {_TIMEOUT_S:g} s ({errors}); try --transport")
+    windows = np.array([point["p50_ms"] for point in found.timeline if point["p50_ms"] is not None] or [middle])
+    half = half_width(float(windows.std(ddof=1)), len(windows)) if len(windows) > 1 else 0.0
     return ServiceTime(
         rows=rows, ms=round(middle, 4), low_ms=round(middle - half, 4), high_ms=round(middle + half, 4),
         requests=len(found.latency), busy=busy,

@@ -23,8 +23,9 @@ _MOST: Final = 1_000_000
 def plan(study: Study, scheduler: Scheduler, *, rate: float, head_room: float = HEAD_ROOM) -> Fleet:
     """Return how many replicas of the study's best setting ``rate`` needs, so that each keeps ``head_room`` free.
 
-    The knee is the greatest rate that was measured within the promises. Where the p99 that is simulated breaks its
-    promise, there are more of them, until it keeps it or a replica has a tenth of the knee.
+    Where the p99 that is simulated breaks its promise, there are more of them, until it keeps it or a replica has a
+    tenth of the knee. Fewer requests may wait longer, for batches that never fill: where no number keeps the promise,
+    it is the one that the rate and the head-room ask for.
     """
     if not 0 <= head_room < 1:
         raise InputError(f"a head-room of {head_room:g} leaves nothing; give a share below 1, such as 0.3")
@@ -32,31 +33,46 @@ def plan(study: Study, scheduler: Scheduler, *, rate: float, head_room: float = 
         raise InputError(f"a rate of {rate:g}/s needs no replica; give a positive one")
     settings, knee = planned_with(study)
     limit = study.goal.latency_ms.get("p99", math.inf)
+    tried: list[Fleet] = []
     replicas = max(1, math.ceil(rate / (knee * (1.0 - head_room)) - 1e-9))
     while True:
         if replicas > _MOST:
             raise InputError(f"{rate:g}/s would need {replicas} replicas of {knee:g}/s each; correct the rate")
         each = rate / replicas
         tail = _tail_ms(study, scheduler, settings, each)
-        if tail is None or tail <= limit or each <= 0.1 * knee:
-            break
+        found = Fleet(
+            rate=rate, head_room=head_room, knee=knee, replicas=replicas, each=round(each, 3), p99_ms=tail,
+            keeps=tail is None or tail <= limit,
+        )  # fmt: skip
+        tried.append(found)
+        if found.keeps or each <= 0.1 * knee:
+            return found if found.keeps else tried[0]
         replicas += max(1, replicas // 10)
-    return Fleet(
-        rate=rate, head_room=head_room, knee=knee, replicas=replicas, each=round(each, 3), p99_ms=tail,
-    )  # fmt: skip
 
 
 def planned_with(study: Study) -> tuple[Settings, float]:
-    """Return the setting to plan with, and the greatest rate at which it kept every promise."""
-    if study.winner is not None:
-        settings = study.winner.settings
-    else:
-        kept = [each for each in study.measurements if study.answers(each)]
-        if not kept:
-            raise InputError("the study has no setting that keeps its promises; tune again with others")
-        settings = max(kept, key=lambda each: each.rate).settings
-    mine = [each for each in study.measurements if each.settings == settings and study.answers(each)]
-    return settings, max(each.rate for each in mine)
+    """Return the setting to plan with, and its knee: the rate that it bears within the promises.
+
+    The best of many measurements was lucky too, and the rounds of a comparison were not chosen for being good: where
+    there are such, the knee is the median of those that kept the promises.
+    """
+    best, comparison = study.best, study.comparison
+    if best is None:
+        raise InputError("the study has no setting that keeps its promises; tune again with others")
+    if comparison is None:
+        mine = [each for each in study.measurements if each.settings == best.settings and study.answers(each)]
+        return best.settings, max(each.rate for each in mine)
+    if comparison.tuned_fails:
+        raise InputError(
+            f"the best setting of the study broke a promise in {comparison.tuned_broke} of {len(comparison.rounds)} "
+            "rounds of its comparison; tune again with a wider promise or a lower rate"
+        )
+    kept = [
+        each.tuned.rate
+        for each in comparison.rounds
+        if not study.goal.slo.broken_by(each.tuned, asked=comparison.load.rate)
+    ]
+    return best.settings, float(np.median(kept))
 
 
 def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float) -> float | None:

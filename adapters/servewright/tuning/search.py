@@ -58,7 +58,10 @@ class Bench(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Found:
-    """What a search has found, whenever it ended; ``best`` is a measurement that keeps every promise."""
+    """What a search has found, whenever it ended; ``best`` is a measurement that keeps every promise.
+
+    ``hopeless``: nothing has, and nothing that was left had a chance to.
+    """
 
     service_times: tuple[ServiceTime, ...] = ()
     model: Model | None = None
@@ -66,6 +69,7 @@ class Found:
     measurements: list[Measured] = field(default_factory=list)
     best: Measured | None = None
     state: str = "spent"
+    hopeless: bool = False
 
 
 def worth(goal: Goal, seen: Seen) -> float:
@@ -90,6 +94,7 @@ def search(grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Be
     except KeyboardInterrupt:
         state.state = "interrupted"
     if state.best is None and state.state != "interrupted":
+        state.hopeless = state.state == "complete"
         state.state = "nothing"
     return state
 

@@ -112,6 +112,19 @@ class Goal(Record):
         """The promises, as a measurement is held against them."""
         return Slo(latency_ms=tuple(self.latency_ms.items()), errors=self.errors)
 
+    def __str__(self) -> str:
+        what = "the greatest rate" if self.maximise == "rate" else "the smallest p99"
+        promises = [f"{name} within {limit:g} ms" for name, limit in self.latency_ms.items()]
+        errors = f"errors within {self.errors:.2%}" if self.errors else "no errors"
+        return f"{what} under {self.loads_named}, with {', '.join([*promises, errors])}"
+
+    @property
+    def loads_named(self) -> str:
+        """The loads, in words; a ladder by its ends."""
+        if len(self.loads) > 3:
+            return f"{self.loads[0]} to {self.loads[-1]}, in {len(self.loads)} steps"
+        return ", ".join(map(str, self.loads))
+
 
 class Knob(Record):
     """One setting that is tuned: the server's name, the spec's key, what is tried, and what the spec has now."""
@@ -225,8 +238,7 @@ class Comparison(Record):
 
     ``gain`` is the ratio of rates, or of p99 the other way round, as the geometric mean of the rounds, with its 95 %
     interval. ``default_broke`` and ``tuned_broke`` count the rounds in which a promise was broken. ``beats``: the
-    winner kept the promises in at least half of the rounds, and either the default did not, or the whole interval lies
-    above 1.
+    winner `keeps_alone`, or kept the promises in at least half of the rounds and the whole interval lies above 1.
     """
 
     load: Load
@@ -246,8 +258,8 @@ class Comparison(Record):
 
     @property
     def keeps_alone(self) -> bool:
-        """Whether the default broke a promise in most rounds, and the winner did not."""
-        return 2 * self.default_broke > len(self.rounds) and not self.tuned_fails
+        """Whether the default broke a promise in most rounds, and the winner in a quarter of them at most."""
+        return 2 * self.default_broke > len(self.rounds) and 4 * self.tuned_broke <= len(self.rounds)
 
 
 class Diff(Record):
@@ -258,7 +270,11 @@ class Diff(Record):
 
 
 class Fleet(Record):
-    """How many replicas of the winner a rate needs; ``simulated``, not measured."""
+    """How many replicas of the winner a rate needs; ``simulated``, not measured.
+
+    ``keeps``: the p99 that is simulated keeps its promise. Where none does, however many there are, these are the
+    replicas that the rate and the head-room ask for.
+    """
 
     rate: float
     head_room: float
@@ -266,6 +282,7 @@ class Fleet(Record):
     replicas: int
     each: float
     p99_ms: float | None
+    keeps: bool = True
     simulated: Literal[True] = True
 
 
@@ -306,6 +323,16 @@ class Study(Record):
     def answers(self, each: Measured) -> bool:
         """Tell whether a measurement keeps every promise, under a load that was asked for; others only calibrate."""
         return not each.broken and not each.unsafe and each.load in self.goal.loads
+
+    @property
+    def best(self) -> Measured | None:
+        """The winner's measurement; without a winner, the best that answers."""
+        if self.winner is not None:
+            return next((each for each in self.measurements if each.index == self.winner.measurement), None)
+        kept = [each for each in self.measurements if self.answers(each) and each.p99_ms is not None]
+        if self.goal.maximise == "rate":
+            return max(kept, key=lambda each: each.rate, default=None)
+        return min(kept, key=lambda each: each.p99_ms or 0.0, default=None)
 
 
 def load(path: Path) -> Study:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -13,9 +15,10 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from servewright.backend import Identity
-from servewright.errors import CheckFailedError, InputError, LaunchError, ProbeError, UnavailableError
+from servewright.errors import CheckFailedError, InputError, LaunchError, ProbeError, SpecError, UnavailableError
 from servewright.load.saturation import Slo
-from servewright.rendering import render
+from servewright.rendering import check, render
+from servewright.spec import ModelSource
 from servewright.tuning import gain, recalling, study
 from servewright.tuning.journal import NAME as JOURNAL
 from servewright.tuning.journal import Journal
@@ -30,6 +33,8 @@ Listener = Callable[[str], None]
 
 _CALLERS: Final = 64
 _STRONG: Final = 3
+_DELAY: Final = "batching.max_delay"  # every backend renders it by itself
+_TUNED_ON: Final = "# Tuned on a stand-in"
 # Of what a closed loop reaches: the rates of open loops that are compared for the greatest within the promises.
 _LADDER: Final = tuple(round(0.3 * 1.13**step, 4) for step in range(12))
 
@@ -85,7 +90,7 @@ def tune(
     identity = {
         "goal": goal.model_dump(mode="json"), "most": ask.most, "each_s": ask.each_s, "rounds": ask.rounds,
         "backend": subject.backend.name, "runtime": subject.choice.runtime, "digest": subject.document.digest,
-        "transport": subject.transport, "began": study.now(),
+        "transport": subject.transport, "data": _digest(subject.data), "image": subject.image, "began": study.now(),
     }  # fmt: skip
     path = folder / JOURNAL
     if resume:
@@ -99,10 +104,19 @@ def tune(
 
 def _same(journal: Journal, identity: dict[str, Any], path: Path) -> None:
     """Refuse to mix two studies in one journal."""
-    for key in ("backend", "runtime", "digest", "transport"):
+    changed = {"digest": "the spec has changed", "data": "other --data was sent"}
+    for key in ("backend", "runtime", "digest", "transport", "data", "image"):
         if journal.head.get(key) != identity[key]:
-            what = "the spec has changed" if key == "digest" else f"{key} was {journal.head.get(key)}"
+            what = changed.get(key) or f"{key} was {journal.head.get(key) or 'not given'}"
             raise InputError(f"{path} is of another study: {what}; begin a new one with another -o")
+
+
+def _digest(data: Path | None) -> str | None:
+    """Return what tells one file of requests from another; the path may change."""
+    try:
+        return hashlib.sha256(data.read_bytes()).hexdigest() if data is not None else None
+    except OSError as error:
+        raise InputError(f"{data} cannot be read: {error.strerror or error}; correct --data") from error
 
 
 def _as_begun(journal: Journal, ask: Ask, goal: Goal, given: Collection[str], path: Path) -> tuple[Ask, Goal]:
@@ -164,13 +178,16 @@ class _Tuner:
         found, comparison = Found(), None
         demand = Demand.of(self.goal.loads, self.machine.cores)
         knobs: tuple[Knob, ...] = ()
+        for fact in self.journal.all("server"):
+            self._must_be_real(study.Server.model_validate(fact["server"]))
         try:
             if self.ask.most:
                 self._ladder()
                 demand = Demand.of(self.goal.loads, self.machine.cores)
                 demand = Demand(waiting=min(demand.waiting, 4 * _CALLERS), cores=demand.cores)
             knobs = tuple(self.subject.tuning.knobs(spec, demand))
-            settings = grid(self.subject.tuning, knobs, demand)
+            settings = self._grid(knobs, demand)
+            self.on_stage(f"look for {self.goal}")
             self.on_stage(f"calibrate, then search {len(settings)} settings with {self.goal.budget} measurements")
             recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
             found = search(settings, self.goal, self.subject.tuning.scheduler, recalled)
@@ -189,8 +206,7 @@ class _Tuner:
 
     def _identified(self, said: Identity) -> None:
         """Keep what the server says that it is, from the first one that runs."""
-        if self.ask.require_real and said.stand_in:
-            raise CheckFailedError(f"{said.name} is a stand-in; give --runtime docker or process")
+        self._must_be_real(said)
         if not self.journal.all("server"):
             backend = self.subject.backend
             server = study.Server(
@@ -198,6 +214,16 @@ class _Tuner:
                 stand_in=said.stand_in, runtime=self.subject.choice.runtime,
             )  # fmt: skip
             self.journal.append("server", {"server": server.model_dump(mode="json")})
+
+    def _must_be_real(self, said: Identity | study.Server) -> None:
+        if self.ask.require_real and said.stand_in:
+            raise CheckFailedError(f"{said.name} is a stand-in; give --runtime docker or process")
+
+    def _grid(self, knobs: Sequence[Knob], demand: Demand) -> list[Settings]:
+        settings, left_out = accepted(self.subject, grid(self.subject.tuning, knobs, demand), backends=self.backends)
+        if left_out:
+            self.on_stage(f"some settings are left out: {left_out}")
+        return settings
 
     def _ladder(self) -> None:
         """Choose the rates to compare settings at, from what a closed loop reaches."""
@@ -224,7 +250,7 @@ class _Tuner:
         """Return a few settings that use every core, with batches that so many callers fill twice, strongest first."""
         demand = Demand(waiting=_CALLERS, cores=self.machine.cores)
         knobs = self.subject.tuning.knobs(self.subject.document.spec, demand)
-        settings = grid(self.subject.tuning, knobs, demand)
+        settings = self._grid(knobs, demand)
         policy = self.subject.tuning.scheduler.policy(settings)
         cores = np.minimum(policy.workers * policy.threads, demand.cores)
         size = np.where(policy.size <= _CALLERS // 2, policy.size, 0)
@@ -254,8 +280,7 @@ class _Tuner:
         wins = best is not None and comparison is not None and comparison.beats
         winner, diff, warnings = None, None, list(self._warnings(found, comparison))
         if best is not None and wins:
-            keys = dict(subject.tuning.keys(best.settings))
-            winner = Winner(settings=best.settings, keys=keys, measurement=best.index)
+            winner = Winner(settings=best.settings, keys=subject.keys(best.settings), measurement=best.index)
             diff = self._diff(best.settings)
         state = "interrupted" if self.interrupted else found.state
         default = subject.tuning.default(subject.document.spec, demand)
@@ -292,6 +317,7 @@ class _Tuner:
             warnings.append(
                 f"measured on {self._server().name}, a stand-in of {self.subject.backend.title}: the figures are its "
                 "own; measure again on the real server"
+                + ("; a tuned spec in JSON has no place to say so" if _is_json(self.subject.text) else "")
             )
         bound = [*(each.client_bound for each in found.measurements if each.client_bound), *self.bench.bound]
         if bound:
@@ -323,12 +349,37 @@ class _Tuner:
 
     def _write(self, winner: Winner) -> None:
         """Write the tuned spec beside the old one, where its paths start, and the configs into the study's folder."""
-        text = self.subject.rewritten(winner.settings)
-        if self._server().stand_in and not text.lstrip().startswith("{"):
-            text = f"# Tuned on a stand-in of {self.subject.backend.title}: measure again on the real server.\n{text}"
-        write_texts({tuned_name(self.spec_file): text}, self.spec_file.absolute().parent)
+        lines = self.subject.rewritten(winner.settings).splitlines(keepends=True)
+        text = "".join(line for line in lines if not line.startswith(_TUNED_ON))
+        if self._server().stand_in and not _is_json(text):
+            text = f"{_TUNED_ON} of {self.subject.backend.title}: measure again on the real server.\n{text}"
+        write_texts({tuned_name(self.subject): text}, self.spec_file.absolute().parent)
         configs = render(self.subject.with_settings(winner.settings, backends=self.backends), self.subject.backend)
         write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
+
+
+def accepted(subject: Subject, settings: Sequence[Settings], *, backends: Sequence[str]) -> tuple[list[Settings], str]:
+    """Return the settings that rendering accepts beside what else the spec says, and why it refuses others.
+
+    A spec may cap the batch, and may lay files over all that is tuned. `InputError` where nothing is left to tune.
+    """
+    found: list[Settings] = []
+    refused: SpecError | None = None
+    for each in settings:
+        try:
+            check(subject.with_settings(each, backends=backends), subject.backend)
+        except SpecError as error:
+            refused = error
+        else:
+            found.append(each)
+    if refused and not found:
+        raise refused
+    last = subject.keys(found[-1])
+    alike = [each for each in found if subject.keys(each) | {_DELAY: last[_DELAY]} == last]
+    texts = [render(subject.with_settings(each, backends=backends), subject.backend) for each in alike]
+    if len(texts) > 1 and all(each == texts[0] for each in texts):
+        raise InputError(f"{subject.document.file} lays files over what is tuned; remove them, and tune again")
+    return found, str(refused).splitlines()[0] if refused else ""
 
 
 def not_kept(comparison: Comparison) -> str:
@@ -353,9 +404,19 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def tuned_name(spec: Path) -> str:
-    """Return the name of the tuned spec of ``spec``."""
-    return f"{spec.stem}.tuned{spec.suffix or '.yaml'}"
+def tuned_name(subject: Subject) -> str:
+    """Return the name of a tuned spec; one with models for several servers has a tuned spec for each of them."""
+    document, file = subject.document, Path(subject.document.file)
+    several = not isinstance(document.spec.model, ModelSource) and len(document.spec.model) > 1
+    return f"{file.stem}{'.' + subject.backend.name if several else ''}.tuned{file.suffix or '.yaml'}"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unified(old: str, new: str, name: str) -> str:
@@ -372,7 +433,8 @@ def conclusion(state: str, found: Found, comparison: Comparison | None, goal: Go
         missed = [each for each in found.measurements if each.load in goal.loads and each.p99_ms is not None]
         nearest = min(missed, key=lambda each: (each.error_share > goal.errors, each.p99_ms or 0.0), default=None)
         came = f"; nearest came {_named(nearest.settings)} under {nearest.load}: {nearest.broken}" if nearest else ""
-        return f"no setting that was measured keeps the promises{came}; ask for less, or try more with --budget"
+        advice = "ask for less" + ("" if found.hopeless else ", or try more with --budget and --time")
+        return f"no setting that was measured keeps the promises{came}; {advice}"
     said = _named(best.settings)
     p99 = f"{best.p99_ms:.1f} ms" if best.p99_ms is not None else "unknown"
     if comparison is None:
@@ -381,8 +443,10 @@ def conclusion(state: str, found: Found, comparison: Comparison | None, goal: Go
     figures = f"{comparison.gain:.2f} times the default's {what} ({comparison.low:.2f} to {comparison.high:.2f})"
     rounds = f"{len(comparison.rounds)} rounds"
     if comparison.keeps_alone:
+        good = len(comparison.rounds) - comparison.tuned_broke
+        kept = f" in {good} of {rounds}" if comparison.tuned_broke else ""
         broke = f"which the default breaks in {comparison.default_broke} of {rounds}"
-        return f"{said}: keeps the promises under {comparison.load}, {broke}; {figures}"
+        return f"{said}: keeps the promises{kept} under {comparison.load}, {broke}; {figures}"
     if comparison.beats:
         return f"{said}: {figures} under {comparison.load}"
     if comparison.tuned_fails:

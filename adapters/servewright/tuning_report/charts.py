@@ -218,17 +218,19 @@ def _plane(
     return axis(xs, left, size.width - _RIGHT, count=count), y, left
 
 
-def _kept(seen: Measured) -> tuple[Shape, str]:
+def _kept(study: Study, seen: Measured) -> tuple[Shape, str]:
     if seen.client_bound:
         return "square", "doubtful"
+    if seen.load not in study.goal.loads:
+        return "ring", "calibrated"
     return ("cross", "broken") if seen.broken else ("dot", "kept")
 
 
-def _said(each: Measured, name: str) -> tuple[str, ...]:
+def _said(study: Study, each: Measured, name: str) -> tuple[str, ...]:
     lines = [f"#{each.index}, {each.stage}: {rate(each.rate)}, {name} {ms(latency(each, name))}"]
     if each.predicted is not None:
         lines.append(f"predicted {rate(each.predicted.rate)}, {name} {ms(latency(each.predicted, name))}")
-    return (*lines, settings(each.settings), f"under {each.load}: {what_broke(each)}")
+    return (*lines, settings(each.settings), f"under {each.load}: {what_broke(study, each)}")
 
 
 def _points(seen: Iterable[Seen], name: str) -> list[tuple[float, float]]:
@@ -261,13 +263,13 @@ def _frontier(study: Study, size: Size) -> Chart | None:
         if (value := latency(guess.seen, name)) is not None:
             says = (f"simulated: {rate(guess.seen.rate)}, {name} {ms(value)}", settings(guess.settings))
             marks.append(Mark(x=x(guess.seen.rate), y=y(value), shape="ring", kind="simulated", says=says))
-    best = findings.best(study)
+    best = study.best
     for each in measured:
         at_x, at_y = x(each.rate), y(latency(each, name) or 0.0)
         if each.predicted is not None and (foreseen := latency(each.predicted, name)) is not None:
             lines.append(Line(points=((x(each.predicted.rate), y(foreseen)), (at_x, at_y)), kind="apart"))
-        shape, kind = _kept(each)
-        marks.append(Mark(x=at_x, y=at_y, shape=shape, kind=kind, says=_said(each, name)))
+        shape, kind = _kept(study, each)
+        marks.append(Mark(x=at_x, y=at_y, shape=shape, kind=kind, says=_said(study, each, name)))
         if not compared and best is not None and each.index == best.index:
             named.append((at_x, at_y, "best"))
     shapes: tuple[tuple[Shape, str], ...] = (("square", "default"), ("diamond", "tuned"))
@@ -296,6 +298,7 @@ _MEANT: Final[dict[str, tuple[Shape, str]]] = {
     "kept": ("dot", "measured, keeps the promises"),
     "broken": ("cross", "measured, breaks a promise"),
     "doubtful": ("square", "measured, but bound by the client"),
+    "calibrated": ("ring", "measured to calibrate, no answer"),
     "simulated": ("ring", "simulated"),
     "default": ("square", "default"),
     "tuned": ("diamond", "tuned"),
@@ -460,11 +463,12 @@ def _tried(study: Study, size: Size) -> Chart | None:
         x = round(left + wide * (place + 0.5), 2)
         value = None if each.unsafe else value_of(each)
         if value is None:
-            says = (f"#{each.index}, {each.stage}: {what_broke(each)}", settings(each.settings), f"under {each.load}")
+            came = f"#{each.index}, {each.stage}: {what_broke(study, each)}"
+            says = (came, settings(each.settings), f"under {each.load}")
             marks.append(Mark(x=x, y=size.height - _BOTTOM - 8, shape="triangle", kind="unsafe", says=says))
         else:
-            shape, kind = _kept(each)
-            marks.append(Mark(x=x, y=y(value), shape=shape, kind=kind, says=_said(each, name)))
+            shape, kind = _kept(study, each)
+            marks.append(Mark(x=x, y=y(value), shape=shape, kind=kind, says=_said(study, each, name)))
             if study.answers(each) and (best is None or (value > best if by_rate else value < best)):
                 if best is not None:
                     steps.append((x, y(best)))

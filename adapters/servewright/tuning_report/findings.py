@@ -10,7 +10,7 @@ from typing import Final
 
 from servewright import units
 from servewright.load.measurement import PERCENTILES
-from servewright.tuning.study import Comparison, Load, Measured, Seen, Study
+from servewright.tuning.study import Comparison, Measured, Seen, Study
 from servewright.tuning_report.numerals import (
     NOTHING,
     TIMES,
@@ -128,16 +128,6 @@ def latency(seen: Seen, name: str) -> float | None:
     return None if value != value else value
 
 
-def best(study: Study) -> Measured | None:
-    """Return the winner's measurement; without a winner, the best that breaks no promise."""
-    if study.winner is not None:
-        return next((each for each in study.measurements if each.index == study.winner.measurement), None)
-    kept = [each for each in study.measurements if study.answers(each) and each.p99_ms is not None]
-    if study.goal.maximise == "rate":
-        return max(kept, key=lambda each: each.rate, default=None)
-    return min(kept, key=lambda each: each.p99_ms or 0.0, default=None)
-
-
 def sides(comparison: Comparison, name: str) -> tuple[tuple[float, float | None], tuple[float, float | None]]:
     """Return the median rate and latency ``name`` of the default, and of the tuned setting."""
 
@@ -153,12 +143,14 @@ def called(study: Study) -> str:
     return "tuned" if study.winner is not None else "candidate"
 
 
-def what_broke(each: Measured) -> str:
+def what_broke(study: Study, each: Measured) -> str:
     """Return what came of a measurement, in words."""
     if each.unsafe:
         return f"unsafe: {each.unsafe}"
     if each.client_bound:
         return f"client-bound: {each.client_bound}"
+    if each.load not in study.goal.loads:
+        return "calibrates, is no answer"
     return f"breaks {each.broken}" if each.broken else "keeps the promises"
 
 
@@ -170,7 +162,8 @@ def gained(comparison: Comparison) -> str:
 def _verdict(study: Study) -> str:
     comparison = study.comparison
     if comparison is not None and comparison.keeps_alone:
-        return "Tuned: it keeps the promises, which the default breaks"
+        rounds = f" in {len(comparison.rounds) - comparison.tuned_broke} of {len(comparison.rounds)} rounds"
+        return f"Tuned: it keeps the promises{rounds if comparison.tuned_broke else ''}, which the default breaks"
     if comparison is not None and comparison.tuned_fails:
         return "Keep the default: the best candidate broke the promises beside it"
     if comparison is not None and comparison.beats:
@@ -179,7 +172,7 @@ def _verdict(study: Study) -> str:
         return "Keep the default: nothing beats it beyond noise"
     if study.state == "nothing":
         return "No setting keeps the promises"
-    if (kept := best(study)) is not None:
+    if (kept := study.best) is not None:
         what = rate(kept.rate) if study.goal.maximise == "rate" else f"a p99 of {ms(kept.p99_ms)}"
         return f"Best so far: {what}, not yet compared with the default"
     return "Nothing to recommend yet"
@@ -195,7 +188,7 @@ def _figures(study: Study) -> Iterable[Figure]:
         label = called(study)
         yield Figure(value=rate(after[0]), what=f"{label}; the default serves {rate(before[0])}")
         yield Figure(value=ms(after[1]), what=f"{name}, {label}{promise}; the default's is {ms(before[1])}")
-    elif (kept := best(study)) is not None:
+    elif (kept := study.best) is not None:
         yield Figure(value=rate(kept.rate), what=f"best measured, under {kept.load}")
         yield Figure(value=ms(latency(kept, name)), what=f"its {name}{promise}")
     count, alone = len(study.measurements), len(study.service_times)
@@ -350,7 +343,7 @@ def _tried(study: Study) -> Section:
             str(each.index), each.stage,
             *(setting(each.settings[name]) if name in each.settings else NOTHING for name in names),
             str(each.load), bare(None if each.unsafe else each.rate), bare(each.p50_ms), bare(each.p99_ms),
-            share(each.error_share) if not each.unsafe else NOTHING, what_broke(each),
+            share(each.error_share) if not each.unsafe else NOTHING, what_broke(study, each),
         )
         for each in study.measurements
     )  # fmt: skip
@@ -397,14 +390,10 @@ def _planned(study: Study) -> Section | None:
         f"{rate(plan.each)} each; one holds {rate(plan.knee)} within the promises."
     )
     tail = f" A p99 of {ms(plan.p99_ms)} is to be expected." if plan.p99_ms is not None else ""
+    if not plan.keeps:
+        tail += " That breaks the promise, and by this simulation no number of replicas keeps it."
     how = "Simulated from one measured server, not measured on a fleet."
     return Section(key="planned", title="The plan", says=(said + tail, how))
-
-
-def _loads(loads: tuple[Load, ...]) -> str:
-    if len(loads) > 3:
-        return f"{loads[0]} to {loads[-1]}, in {len(loads)} steps"
-    return ", ".join(map(str, loads))
 
 
 def _asked(study: Study) -> Section:
@@ -417,7 +406,7 @@ def _asked(study: Study) -> Section:
         title="The goal",
         columns=("what", "asked"),
         rows=(
-            ("goal", aim), ("promises", promises), ("load", _loads(goal.loads)),
+            ("goal", aim), ("promises", promises), ("load", goal.loads_named),
             ("limits", f"{goal.budget} measurements{time}"),
             ("gains not sought", f"below {exact(100 * goal.margin)} %"), ("seed", str(goal.seed)),
         ),

@@ -7,12 +7,14 @@ from typing import Any, Final
 
 from servewright import units
 from servewright.backends.tfserving import keys
+from servewright.backends.tfserving.settings import BatchingOptions, options
 from servewright.backends.tfserving.simulation import SCHEDULER
 from servewright.spec import ModelSpec
 from servewright.tuning.knobs import Demand, Tuning, powers
 from servewright.tuning.study import Knob, Settings
 
 _LARGEST: Final = 256
+_ALONE: Final = 64  # rows of the largest request that is timed
 _TIMEOUTS_US: Final = (0, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -102,10 +104,16 @@ def spec_keys(settings: Settings) -> Mapping[str, Any]:
     return found
 
 
-def alone(demand: Demand) -> Settings:
-    """Return settings under which a request is computed by itself, by the thread that took it."""
+def alone(spec: ModelSpec, demand: Demand) -> Settings:
+    """Return settings under which a request is computed by itself, by the thread that took it.
+
+    Where the spec tells how batches are made, batching cannot be off: then a batch waits for nobody.
+    """
+    batching = options(spec).batching
+    off = batching == BatchingOptions()
     return {
-        "max_batch_size": 1, "batch_timeout_micros": 0, "num_batch_threads": demand.cores, "intra_op_parallelism": 1,
+        "max_batch_size": 1 if off else max(_ALONE, batching.max_execution_batch_size or 0),
+        "batch_timeout_micros": 0, "num_batch_threads": demand.cores, "intra_op_parallelism": 1,
         "max_enqueued_batches": keys.DEFAULT_ENQUEUED_BATCHES, "allowed_batch_sizes": (),
     }  # fmt: skip
 

@@ -79,8 +79,9 @@ def spec_keys(settings: Settings) -> Mapping[str, Any]:
     return found | ({"threads.intra_op": settings["OMP_NUM_THREADS"]} if settings["OMP_NUM_THREADS"] else {})
 
 
-def alone(demand: Demand) -> Settings:
+def alone(spec: ModelSpec, demand: Demand) -> Settings:
     """Return settings under which a request is computed by itself."""
+    del spec
     return {
         "batchSize": 1, "maxBatchDelay": _DELAYS_MS[0], "workers": demand.cores, "OMP_NUM_THREADS": 1,
         "jobQueueSize": 100,
