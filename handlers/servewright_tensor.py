@@ -593,6 +593,10 @@ def load_model(
     return torch_model(module, device, autocast, inputs, outputs)
 
 
+# Where training loops put the weights beside their own state.
+NESTS = ("state_dict", "model_state_dict", "model")
+
+
 def load_module(folder: Path, model: Mapping[str, Any], device: torch.device) -> Any:
     """Return the module in eval mode on its device; of a state dict, weights only are unpickled."""
     path, form = folder / model["file"], model["format"]
@@ -607,23 +611,29 @@ def load_module(folder: Path, model: Mapping[str, Any], device: torch.device) ->
         return program.module()  # exported in eval mode or not: it cannot be changed any more
     if form != "state_dict":
         raise ValueError(f"{form} is not one of torchscript, state_dict, exported_program, onnx")
-    module = network_class(folder / model["code"], model["class"])()
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    module = network(folder / model["code"], model["class"])
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    for nest in NESTS:
+        if isinstance(weights.get(nest), Mapping):
+            weights = weights[nest]
+            break
+    module.load_state_dict(weights)
     return module.to(device).eval()
 
 
-def network_class(path: Path, name: str) -> Callable[[], torch.nn.Module]:
-    """Return the class ``name`` of the archive's own Python file."""
+def network(path: Path, name: str) -> torch.nn.Module:
+    """Return what ``name`` of the archive's own Python file makes: a class, or a function."""
     spec = importlib.util.spec_from_file_location(f"servewright_model_{path.stem}", path)
     assert spec is not None  # the file ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and torch.jit.script look their module up there
     spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise ValueError(f"{path.name} has no torch.nn.Module called {name!r}")
-    return found
+    make = getattr(module, name, None)
+    made = make() if callable(make) else None
+    if not isinstance(made, torch.nn.Module):
+        raise ValueError(f"{path.name} has nothing called {name!r} that makes a torch.nn.Module")
+    return made
 
 
 def torch_model(module: Any, device: torch.device, autocast: torch.dtype, inputs: Specs, outputs: Specs) -> Model:

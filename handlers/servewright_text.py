@@ -49,6 +49,9 @@ class TextHandler(tensor.TensorHandler):
         texts = texts_of(payload, about)
         if texts is None:
             tensors = super().decode(payload, about)
+            # One whose mask is of another length could not be padded, and would fail the whole batch.
+            if len({array.shape for array in tensors.values()}) > 1:
+                raise tensor.bad_request("the inputs have different shapes; give each token its mask")
             # Neighbours are padded to the longest of their batch: nobody may make them longer than texts can be.
             if any(array.ndim > 1 and array.shape[1] > self.longest for array in tensors.values()):
                 raise tensor.bad_request(f"more than {self.longest} tokens, the archive's max_length")

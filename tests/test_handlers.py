@@ -288,6 +288,16 @@ class TestModels:
         (answer,) = served(raw(images(2)))
         np.testing.assert_allclose(answer.arrays["y"], digits_of(images(2)), rtol=1e-5, atol=1e-6)
 
+    def test_a_training_checkpoint_and_a_function_are_taken_too(self, tmp_path: Path, worker: MakeWorker) -> None:
+        """The weights may lie beside the optimiser's, and a function may make the network, as `init` suggests."""
+        plain = worker("Digits", model=state_dict_model(tmp_path, "Digits"))(raw(images(4)))
+        weights = torch.load(tmp_path / "model.pt", weights_only=True)
+        torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "model.pt")
+        (tmp_path / "net.py").write_text(NETWORKS + "\n\ndef made():\n    return Digits()\n")
+        model = {"file": "model.pt", "format": "state_dict", "code": "net.py", "class": "made"}
+        found = worker("Digits", model=model)(raw(images(4)))
+        np.testing.assert_array_equal(found[0].arrays["scores"], plain[0].arrays["scores"])
+
     def test_a_state_dict_that_would_run_code_is_refused(self, tmp_path: Path, worker: MakeWorker) -> None:
         """Only weights are unpickled."""
         model = state_dict_model(tmp_path, "Digits")
@@ -310,8 +320,8 @@ class TestModels:
             ({"device": "cuda"}, "no CUDA device"),
             ({"labels": "labels.txt"}, "3 lines, but output 'scores' has 10 classes"),
             ({"inputs": [tensor_spec("image", [None], "string")]}, "dtype string"),
-            ({"name": "Missing"}, "no torch.nn.Module called 'Missing'"),
-            ({"name": "batches"}, "no torch.nn.Module called 'batches'"),
+            ({"name": "Missing"}, "nothing called 'Missing' that makes a torch.nn.Module"),
+            ({"name": "batches"}, "nothing called 'batches' that makes a torch.nn.Module"),
             ({"use": "vision", "inputs": [LEFT]}, "needs one input of shape"),
             ({"use": "vision", "vision": {"mode": "RGB"}}, "3 channels, but the model takes 1"),
             ({"use": "vision", "vision": {"size": [4, 4]}}, "not the model's"),
@@ -1078,6 +1088,7 @@ class TestText:
             (as_json(["the", 3]), "texts and other values"),
             (as_json([]), "the model has 2 inputs"),
             (as_json({"inputs": {"input_ids": [[1] * 513], "attention_mask": [[1] * 513]}}), "more than 512 tokens"),
+            (as_json({"inputs": {"input_ids": [[1, 2]], "attention_mask": [[1, 1, 1]]}}), "different shapes"),
         ],
     )
     def test_what_is_no_text_fails_alone(self, ask: Ask, says: str, tmp_path: Path, worker: MakeWorker) -> None:

@@ -125,6 +125,20 @@ class TestArtifacts:
         package(workshop.fleet(values), TFSERVING, workshop.folder / "cold")
         assert set(content(workshop.folder / "cold" / "models")) == {"digits/3/saved_model.pb"}
 
+    @pytest.mark.parametrize(
+        ("tensor", "warm"),
+        [({"dtype": "float32", "shape": [None, 8, 8]}, True), ({"dtype": "string", "shape": [None]}, False),
+         ({"dtype": "float32", "shape": [None, None, None, 3]}, False), ({"dtype": "int64", "shape": [None]}, True)],
+    )  # fmt: skip
+    def test_are_warmed_up_with_nothing_that_a_model_may_refuse(
+        self, tensor: dict[str, Any], warm: bool, workshop: Workshop
+    ) -> None:
+        """A warm-up that fails is a model that does not load: made-up texts are no pictures, and sizes too small."""
+        signature = workshop.SIGNATURE | {"inputs": [{"name": "x", **tensor}]}
+        package(workshop.fleet(workshop.values(TFSERVING, signature=signature)), TFSERVING, workshop.folder / "out")
+        found = set(content(workshop.folder / "out" / "models"))
+        assert ("digits/3/assets.extra/tf_serving_warmup_requests" in found) is warm
+
 
 class TestReplacing:
     """A folder that is there already."""

@@ -240,10 +240,14 @@ class Served:
 
     def __init__(self, http: Function = double, grpc: Function | None = None) -> None:
         self.by = {"http": http, "grpc": grpc or http}
+        self.asked: list[tuple[int, dict[str, Any]]] = []
 
-    def predict(self, model: str, inputs: Mapping[str, Any], *, transport: str = "http", timeout_s: float = 30) -> Any:
+    def predict(
+        self, model: str, inputs: Mapping[str, Any], *, transport: str = "http", timeout_s: float = 30, **named: Any
+    ) -> Any:
         """Return what the function makes of the inputs."""
         assert model == "digits"
+        self.asked.append((len(inputs["image"]), named))
         return self.by[transport](inputs)
 
 
@@ -297,6 +301,26 @@ class TestChecks:
         ]
         assert found["golden[0] over http"].detail == "2 rows as recorded"
         assert found["batching by value over grpc"].detail == "16 different requests at once, each its own answer"
+
+    def test_asks_as_the_spec_says(self, workshop: Workshop) -> None:
+        """For the signature that it names, and for no more rows at once than TensorFlow Serving takes."""
+        image = np.arange(40 * 64, dtype=np.float32).reshape(40, 1, 8, 8)
+        np.savez(workshop.folder / "in.npz", image=image)
+        np.savez(workshop.folder / "out.npz", **double({"image": image}))
+        tfserving = registry.get("tfserving")
+        backend = replace(
+            tfserving, identity=BACKEND.identity, read_back=BACKEND.read_back, signature=BACKEND.signature
+        )
+        values = workshop.values(
+            tfserving, signature=workshop.SIGNATURE | {"name": "predict"}, batching={"max_size": 16},
+            golden=[{"inputs": "in.npz", "outputs": "out.npz"}],
+        )  # fmt: skip
+        client, server = Served(), RunningServer(backend="x", runtime="none", endpoints={})
+        found = list(probe(workshop.fleet(values), backend, server, client, reference_of=None))
+        assert {check.status for check in found} == {Status.PASS}
+        assert [rows for rows, _ in client.asked[:3]] == [16, 16, 8]
+        assert max(rows for rows, _ in client.asked) == 16
+        assert all(named == {"signature": "predict"} for _, named in client.asked)
 
     def test_fails_on_the_transport_that_is_wrong(self, workshop: Workshop) -> None:
         """A codec that loses precision on one transport does not spoil the other's checks."""

@@ -100,6 +100,30 @@ class TestTensorFlowServing:
         assert session.allow_soft_placement
         assert session.gpu_options.visible_device_list == "1"
 
+    def test_serves_a_fleet_on_the_gpu_that_one_of_it_wants(self, workshop: Workshop) -> None:
+        """The image is one for GPUs whichever model comes first; two numbers are refused, for a server has one list."""
+        cpu, gpu, other = (
+            workshop.values(TFSERVING, name=name, device=device)
+            for name, device in (("a", "cpu"), ("b", "gpu:1"), ("c", "gpu:0"))
+        )
+        site = site_of(workshop.fleet(cpu), TFSERVING)
+        for fleet in (workshop.fleet(cpu, gpu), workshop.fleet(gpu, cpu)):
+            plan = TFSERVING.plan(fleet, site)
+            assert plan.gpu
+            assert plan.image.endswith("-gpu")
+        with pytest.raises(SpecError, match="one server has one value"):
+            render(workshop.fleet(gpu, other), TFSERVING)
+
+    def test_lets_no_model_shorten_the_time_of_another(self, workshop: Workshop) -> None:
+        """Who says nothing keeps the server's default."""
+        hasty = workshop.values(TFSERVING, name="a", limits={"response_timeout": "5s"})
+        alone, beside = (
+            render(fleet, TFSERVING)["flags.txt"]
+            for fleet in (workshop.fleet(hasty), workshop.fleet(hasty, workshop.values(TFSERVING, name="b")))
+        )
+        assert "--rest_api_timeout_in_ms=5000" in alone
+        assert "--rest_api_timeout_in_ms=30000" in beside
+
 
 class TestTorchServe:
     """The files of TorchServe, read as the JVM and PyYAML read them."""
@@ -110,6 +134,11 @@ class TestTorchServe:
         found = properties.parse(texts["config.properties"])
         assert found["load_models"] == "digits=digits.mar"
         assert found["max_request_size"] == found["max_response_size"] == str(64 * 2**20)
+        small = workshop.values(TORCHSERVE, name="a", limits={"request": "1MiB"})
+        for fleet, most in (
+            (workshop.fleet(small), 2**20), (workshop.fleet(small, workshop.values(TORCHSERVE, name="b")), 6_553_500)
+        ):  # fmt: skip
+            assert properties.parse(render(fleet, TORCHSERVE)["config.properties"])["max_request_size"] == str(most)
         assert found["disable_token_authorization"] == found["enable_model_api"] == "false"
         assert found["allowed_urls"].startswith("file://")
         config = yaml.safe_load(texts["digits/model-config.yaml"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,28 @@ class TestClaiming:
             InputError, match="a server called 'one' runs already; choose --name, or: servewright down one"
         ):
             noted("one")
+
+    def test_removes_nothing_that_others_put_there(self) -> None:
+        """The folder may be somebody's home: only what was made for a server is swept."""
+        mine = state.root() / "thesis"
+        mine.mkdir(parents=True)
+        (mine / "chapter").write_text("1")
+        (state.root() / "left").mkdir()
+        with state.claimed("killed") as folder:
+            shutil.copytree(folder, state.root() / "half")  # as a killed start leaves it
+        assert (state.root() / "half").is_dir()
+        state.sweep()
+        assert [each.name for each in state.root().iterdir()] == ["thesis"]
+        assert (mine / "chapter").exists()
+
+    def test_ending_an_old_server_spares_a_new_one_of_its_name(self) -> None:
+        """Another command may have taken the name while the old server ended."""
+        old = noted("one", spec="/old")
+        new = noted("one", spec="/new")
+        state.end(old)
+        assert state.records() == [new]
+        state.end(new)
+        assert state.records() == []
 
     def test_takes_the_name_of_a_dead_server(self) -> None:
         """A server that died needs no `down`."""

@@ -312,6 +312,8 @@ class Backend:
         signature: the signature that the server tells, or ``None`` with the reason.
         read_back: every setting as wanted and as found.
         concurrent: how many requests may be sent at once without being turned away.
+        most_rows: how many rows one request may have; ``None`` for any number.
+        asking: a client that asks a model as its spec says, for the signature that it names.
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
         credentials: the headers that let a request in at this moment, asked for again before they expire.
         lint: the rules and readers of its files for the linter; `None` where it has none.
@@ -344,6 +346,8 @@ class Backend:
     signature: Callable[[Any, ModelSpec], Signature | str]
     read_back: Callable[[RunningServer, Any, Fleet], Iterable[Reading]]
     concurrent: Callable[[ModelSpec], int]
+    most_rows: Callable[[ModelSpec], int | None] = lambda _: None
+    asking: Callable[[Any, ModelSpec], Any] = lambda client, _: client
     payloads: Callable[[ModelSpec, Sequence[Tensors], Transport], Sequence[Payload]] | None = None
     credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}
     recipe: Callable[[Fleet | None, Site], Recipe] | None = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from servewright import __version__, engine, hardening, runs, units
+from servewright import __version__, engine, hardening, runs, state, units
 from servewright.backend import Artifact, LaunchPlan, Site
 from servewright.containers import Container
 from servewright.engine import Engine, Image, Progress
@@ -218,10 +218,14 @@ def owner() -> str:
 
 
 def sweep(where: Engine) -> list[str]:
-    """Remove the containers that killed runs left, and return their ids."""
+    """Remove the containers that killed runs left, and return their ids.
+
+    Servers that `up` keeps stay, also where somebody has emptied the folder for temporary files.
+    """
+    kept = {record.container for record in state.records()}
     swept = []
     for found in listed(where):
-        if _is_dead(found["Labels"]):
+        if found["Id"] not in kept and _is_dead(found["Labels"]):
             with suppress(LaunchError):
                 Container(where, found["Id"], Path(os.devnull)).stop(0.0)
                 swept.append(str(found["Id"]))

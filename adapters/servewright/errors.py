@@ -9,6 +9,7 @@ ServewrightError                exit 4 unless a subclass says otherwise
 ├── CheckFailedError            exit 1: a difference or a finding
 ├── UnavailableError            exit 3: nothing on this machine can do it
 │   └── MissingExtraError       a package of an extra is not installed
+├── SystemCallError             exit 4: no space, no permission, no such folder
 ├── PackagingError              exit 4: an artifact could not be written
 ├── LaunchError                 exit 4: the server did not start, or died
 │   └── PortTakenError          another program has the port
@@ -113,6 +114,15 @@ class MissingExtraError(UnavailableError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         self.package, self.extra = package, extra
         super().__init__(f"{purpose} needs {package}; run: pip install 'servewright[{extra}]'")
+
+
+class SystemCallError(ServewrightError):
+    """The system refused something that no other error of ours is about: no space, no permission, no such folder."""
+
+    def __init__(self, error: OSError) -> None:
+        place = f": {error.filename}" if error.filename is not None else ""
+        what = (error.strerror or type(error).__name__).lower()
+        super().__init__(f"the system says {what}{place}; see to the disk's space and the folder's permissions")
 
 
 class PackagingError(ServewrightError):

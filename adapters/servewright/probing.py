@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import numpy as np
+
 from servewright.backend import TRANSPORTS, Backend, Identity, Transport
 from servewright.comparing import Tolerance, difference, misfit, stranger
 from servewright.errors import MissingExtraError, ModelFileError, ProbeError, ServewrightError, UntrustedPickleError
@@ -29,6 +31,7 @@ class Reference(Protocol):
         ...
 
 
+_Ask = Callable[[Arrays, Transport], Arrays]
 # Gives the original model of a spec; an error of ours where it cannot be run here.
 ReferenceOf = Callable[[Document], Any]
 _LOOSER = {"float16": Tolerance(rtol=1e-2, atol=1e-3), "bfloat16": Tolerance(rtol=5e-2, atol=1e-2)}
@@ -88,7 +91,7 @@ def model_checks(
 
     ``most_at_once``: how many requests may be sent together to a server that has other work too.
     """
-    spec = document.spec
+    spec, ask = document.spec, _asker(document.spec, backend, client)
     yield _metadata(spec, backend, client)
     goldens = list(_goldens(document))
     for index, (golden, wanted, within) in enumerate(goldens):
@@ -96,17 +99,39 @@ def model_checks(
             yield _checked(
                 f"golden[{index}] over {transport}",
                 lambda transport=transport, golden=golden, wanted=wanted, within=within: difference(  # type: ignore[misc]
-                    client.predict(spec.name, golden, transport=transport), wanted, within
+                    ask(golden, transport), wanted, within
                 ),
                 f"{_rows(golden)} rows as recorded",
             )
     known = goldens[0][0] if goldens else None
     sample = known or made_up(spec.signature, 3 if batchable(spec.signature) else 1, seed=SEED)
-    yield from _signature_kept(spec, client, sample, transports)
-    yield from _parity(document, client, sample, tolerance(spec), reference_of)
-    yield _repeatable(spec, client, sample, transports[0])
+    yield from _signature_kept(spec, ask, sample, transports)
+    yield from _parity(document, ask, sample, tolerance(spec), reference_of)
+    yield _repeatable(ask, sample, transports[0])
     for transport in transports:
         yield batching_by_value(spec, backend, client, known, transport, most=most_at_once)
+
+
+def _asker(spec: ModelSpec, backend: Backend, client: Any) -> _Ask:
+    """Return what asks a model as its spec says; more rows than the server takes at once go in several requests."""
+    asking = backend.asking(client, spec)
+    most = backend.most_rows(spec) if batchable(spec.signature) else None
+
+    def ask(inputs: Arrays, transport: Transport) -> Arrays:
+        counts = {len(array) if array.ndim else 0 for array in inputs.values()}
+        rows = counts.pop() if len(counts) == 1 else 0
+        if most is None or rows <= most:
+            found: Arrays = asking.predict(spec.name, inputs, transport=transport)
+            return found
+        parts = [
+            asking.predict(
+                spec.name, {name: array[at : at + most] for name, array in inputs.items()}, transport=transport
+            )
+            for at in range(0, rows, most)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return ask
 
 
 def tolerance(spec: ModelSpec) -> Tolerance:
@@ -160,19 +185,19 @@ def _listed(tensors: Iterable[TensorSpec]) -> str:
     return ", ".join(sorted(texts))
 
 
-def _signature_kept(spec: ModelSpec, client: Any, sample: Arrays, transports: Sequence[Transport]) -> Iterator[Check]:
+def _signature_kept(spec: ModelSpec, ask: _Ask, sample: Arrays, transports: Sequence[Transport]) -> Iterator[Check]:
     for transport in transports:
         yield _checked(
             f"outputs over {transport}",
             lambda transport=transport: misfit(  # type: ignore[misc]
-                client.predict(spec.name, sample, transport=transport), spec.signature
+                ask(sample, transport), spec.signature
             ),
             "names, dtypes and shapes as in the signature",
         )
 
 
 def _parity(
-    document: Document, client: Any, sample: Arrays, within: Tolerance, reference_of: ReferenceOf | None
+    document: Document, ask: _Ask, sample: Arrays, within: Tolerance, reference_of: ReferenceOf | None
 ) -> Iterator[Check]:
     if reference_of is None:
         return
@@ -190,16 +215,15 @@ def _parity(
         yield _checked(
             f"parity over {transport}",
             lambda transport=transport: difference(  # type: ignore[misc]
-                client.predict(document.spec.name, sample, transport=transport), wanted, within
+                ask(sample, transport), wanted, within
             ),
             f"{_rows(sample)} rows equal to the original model's",
         )
 
 
-def _repeatable(spec: ModelSpec, client: Any, sample: Arrays, transport: Transport) -> Check:
+def _repeatable(ask: _Ask, sample: Arrays, transport: Transport) -> Check:
     def complaint() -> str:
-        first = client.predict(spec.name, sample, transport=transport)
-        second = client.predict(spec.name, sample, transport=transport)
+        first, second = ask(sample, transport), ask(sample, transport)
         found = difference(second, first, Tolerance(rtol=1e-6, atol=1e-7))
         return (
             f"the same request gave two answers: {found}; is dropout or another training-only layer on?"
@@ -224,16 +248,16 @@ def batching_by_value(
     if not batchable(spec.signature):
         return Check(name, Status.UNVERIFIABLE, "the signature has no batch axis")
     count = max(2, min(most, backend.concurrent(spec)))
-    requests = different(spec.signature, known, count, seed=SEED)
+    requests, ask = different(spec.signature, known, count, seed=SEED), _asker(spec, backend, client)
     count = len(requests)
     if count == 1:
         return Check(name, Status.UNVERIFIABLE, "no two inputs of this signature differ")
 
     def complaint() -> str:
         # The warm-up of a connection may not decide what meets in a batch.
-        serial = [client.predict(spec.name, request, transport=transport) for request in requests]
+        serial = [ask(request, transport) for request in requests]
         with ThreadPoolExecutor(count) as pool:
-            together = list(pool.map(lambda request: client.predict(spec.name, request, transport=transport), requests))
+            together = list(pool.map(lambda request: ask(request, transport), requests))
         for index, (alone, batched) in enumerate(zip(serial, together, strict=True)):
             if found := difference(batched, alone, tolerance(spec)):
                 return f"request {index} of {count} at once differs from itself alone: {found}"

@@ -36,7 +36,7 @@ class Run:
 
     def keep_for(self, server: Path) -> None:
         """Let the folder outlive this command for as long as there is a file at ``server``."""
-        (self.folder / _KEPT_BY).write_text(str(server), encoding="utf-8")
+        (self.folder / _KEPT_BY).write_text(str(server.absolute()), encoding="utf-8")
 
     def close(self) -> None:
         """Give the lock back, and remove the folder unless it stays for a server."""

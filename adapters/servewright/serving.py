@@ -8,11 +8,11 @@ with serve("digits.yaml", backend="torchserve") as server:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from servewright.errors import InputError
 
@@ -33,6 +33,7 @@ class Served:
     models: tuple[str, ...]
     server: RunningServer = field(repr=False)
     client: Client = field(repr=False)
+    asking: Mapping[str, Any] = field(default_factory=dict, repr=False)  # by model: the client that its spec wants
 
     @property
     def backend(self) -> str:
@@ -71,7 +72,8 @@ class Served:
         wanted, *others = self.models if model is None else (model,)
         if others:
             raise InputError(f"{self.name} serves {', '.join(self.models)}; say which: predict(..., model=...)")
-        return self.client.predict(wanted, inputs, transport=transport, timeout_s=timeout_s)
+        client: Client = self.asking.get(wanted, self.client)
+        return client.predict(wanted, inputs, transport=transport, timeout_s=timeout_s)
 
     def alive(self) -> bool:
         """Tell whether the server runs."""
@@ -109,8 +111,8 @@ def serve(
         server, client = launching.start(fleet, chosen, artifact, choice)
         ending.callback(server.stop)
         ending.callback(client.close)
-        models = tuple(document.spec.name for document in fleet.models)
-        yield Served(name=fleet.name, models=models, server=server, client=client)
+        asking = {document.spec.name: chosen.asking(client, document.spec) for document in fleet.models}
+        yield Served(name=fleet.name, models=tuple(asking), server=server, client=client, asking=asking)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from servewright.errors import InputError, ServewrightError
 from servewright.server import Handle, RunningServer
 
 FILE = "server.json"
+_OURS = ".servewright"  # in every folder that was made for a server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +74,19 @@ def root() -> Path:
 def records() -> list[Record]:
     """Return every server that `up` started and `down` has not ended, by name."""
     folder = root()
-    found = []
-    for path in sorted(folder.glob(f"*/{FILE}")) if folder.is_dir() else []:
-        try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            values |= {key: tuple(values.get(key, ())) for key in ("models", "notes")}
-            record = Record(**values)
-            if record.name == path.parent.name:
-                found.append(record)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            continue  # written by another version, or by hand
-    return found
+    found = [_read(path.parent) for path in sorted(folder.glob(f"*/{FILE}"))] if folder.is_dir() else []
+    return [record for record in found if record is not None]
+
+
+def _read(folder: Path) -> Record | None:
+    """Return the record in a folder; ``None`` where another version, or somebody by hand, wrote it."""
+    try:
+        values: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        values |= {key: tuple(values.get(key, ())) for key in ("models", "notes")}
+        record = Record(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return record if record.name == folder.name else None
 
 
 def word_for(record: Record) -> str:
@@ -130,6 +133,7 @@ def claimed(name: str) -> Iterator[Path]:
     if lock is None:
         raise InputError(f"another command starts a server called {name!r} at this moment; choose --name")
     try:
+        (folder / _OURS).touch()
         yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,8 +143,12 @@ def claimed(name: str) -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove what commands left that were killed before their server was noted."""
-    runs.sweep_folders(root().glob("*"), keep=lambda folder: (folder / FILE).exists())
+    """Remove what commands left that were killed before their server was noted; nothing that others put there."""
+    runs.sweep_folders(root().glob("*"), keep=_is_kept)
+
+
+def _is_kept(folder: Path) -> bool:
+    return (folder / FILE).exists() or (not (folder / _OURS).exists() and any(folder.iterdir()))
 
 
 def write(folder: Path, record: Record) -> None:
@@ -151,6 +159,6 @@ def write(folder: Path, record: Record) -> None:
 
 
 def end(record: Record) -> None:
-    """End a server and remove what is kept of it."""
+    """End a server and remove what is kept of it, unless another command has taken its name meanwhile."""
     record.server().stop()
-    shutil.rmtree(root() / record.name, ignore_errors=True)
+    runs.sweep_folders([root() / record.name], keep=lambda folder: _read(folder) != record)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 
 from servewright import __version__
-from servewright.errors import ExitCode, InputError, ServewrightError
+from servewright.errors import ExitCode, InputError, ServewrightError, SystemCallError
 
 # The module of each command, imported when it is called, and what `--help` says of it.
 COMMANDS: Final[Mapping[str, str]] = {
@@ -136,6 +136,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return int(ExitCode.TERMINATED)
     except (BrokenPipeError, _UnreadError):
         return _unread()
+    except OSError as error:  # a full disk, a folder that may not be written to
+        if "-v" in words or "--verbose" in words:
+            traceback.print_exception(error)
+        return _complain(SystemCallError(error), words)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return int(ExitCode.OK)

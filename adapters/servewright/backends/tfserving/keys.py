@@ -38,6 +38,11 @@ def in_flight(spec: ModelSpec) -> int:
     return spec.batching.max_size * (enqueued_batches(spec.batching) + (spec.batching.threads or 1))
 
 
+def most_rows(spec: ModelSpec) -> int | None:
+    """Return how many rows a request may have: a batch's, also where large batches are split."""
+    return spec.batching.max_size if spec.batching.max_size > 1 else None
+
+
 def server_threads(spec: ModelSpec) -> int | None:
     """Return the server threads that let the batches fill: each waiting request holds one.
 

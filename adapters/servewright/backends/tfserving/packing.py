@@ -9,7 +9,7 @@ from servewright.backend import Build, Content
 from servewright.backends.tfserving import keys, texts
 from servewright.errors import Problem, SpecError
 from servewright.fleet import Fleet
-from servewright.spec import ModelSpec
+from servewright.spec import ModelSpec, Signature
 from servewright.specfile import Document
 
 
@@ -63,13 +63,25 @@ def _saved_model(document: Document, build: Build) -> Path:
     return export_saved_model(path, target, signature_name=spec.signature.name, trust=build.trust)
 
 
+def made_up_fits(signature: Signature) -> bool:
+    """Tell whether made-up inputs are likely to be ones that a model takes."""
+    return all(
+        tensor.dtype != "string" and tensor.shape is not None and None not in tensor.shape[1:]
+        for tensor in signature.inputs
+    )
+
+
 def warmup_sizes(spec: ModelSpec) -> tuple[int, ...]:
     """Return the batch sizes to warm up: every allowed one, else one row and a full batch."""
     return spec.batching.allowed_sizes or tuple(sorted({1, spec.batching.max_size}))
 
 
 def _warmup(document: Document) -> bytes | None:
-    """Return one recorded request per batch size; the server runs them before it says AVAILABLE."""
+    """Return one recorded request per batch size; the server runs them before it says AVAILABLE.
+
+    A model that refuses one does not load. What is made up fits numbers of a known shape: not texts, which may be
+    pictures in truth, and not open axes, which may have to be wider. Such models are warmed up with golden data alone.
+    """
     from servewright.backends.tfserving.warmup import warmup_records
     from servewright.samples import batchable, fitting, load_npz, made_up
 
@@ -79,6 +91,8 @@ def _warmup(document: Document) -> bytes | None:
     if spec.golden:
         golden = spec.golden[0].inputs
         sample = fitting(load_npz(document.resolve(golden)), spec.signature.inputs, what=f"golden {golden}")
+    elif not made_up_fits(spec.signature):
+        return None
     else:
         sample = made_up(spec.signature, 1, seed=0)
     return warmup_records(spec.signature, spec.name, warmup_sizes(spec), sample)

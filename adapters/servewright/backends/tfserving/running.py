@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
-from servewright.backends.tfserving import flags, keys, texts
+from servewright.backends.tfserving import flags, keys, metadata, texts
 from servewright.errors import LaunchError, MissingExtraError, ServerAnswerError, ServewrightError, UnavailableError
 from servewright.fleet import Fleet
 from servewright.server import RunningServer
@@ -38,6 +38,7 @@ _DEFAULT_STARTUP_US = 120_000_000
 def plan(fleet: Fleet, site: Site) -> LaunchPlan:
     """Return how to start the server for ``fleet`` at ``site``."""
     specs = [document.spec for document in fleet.models]
+    gpu = any(spec.device != "cpu" for spec in specs)
     present = set(texts.views(fleet, site))
     words = texts.flag_words(fleet, site, present=present)
     if "max_num_load_retries" not in flags.read(words):
@@ -45,12 +46,12 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
         words.append("--max_num_load_retries=0")
     return LaunchPlan(
         backend=keys.NAME,
-        image=f"tensorflow/serving:{keys.target(specs[0])}" + ("-gpu" if specs[0].device != "cpu" else ""),
+        image=f"tensorflow/serving:{keys.target(specs[0])}" + ("-gpu" if gpu else ""),
         argv=(BINARY, *words),
         site=site,
         memory=max((spec.limits.memory or 0 for spec in specs), default=0) or None,
         cpus=max((spec.limits.cpus or 0 for spec in specs), default=0) or None,
-        gpu=any(spec.device != "cpu" for spec in specs),
+        gpu=gpu,
         ready_within_s=max(spec.limits.startup_timeout or _DEFAULT_STARTUP_US for spec in specs) / 1e6,
     )
 
@@ -68,7 +69,25 @@ def program(runtime: str) -> Program:
     if found is None:
         what = f"{VARIABLE} names {named}, which is not a program" if named else f"{BINARY} is not on PATH"
         raise UnavailableError(f"{what}; install it, name it with {VARIABLE}, or use --runtime embedded")
-    return Program(argv=(found,))
+    return Program(argv=(found,), note="it listens on all addresses of this machine: it has no flag for fewer")
+
+
+class Asking:
+    """A client that asks for one signature."""
+
+    def __init__(self, client: Any, signature: str) -> None:
+        self._client, self._signature = client, signature
+
+    def predict(self, model: str, inputs: Mapping[str, Any], **how: Any) -> Mapping[str, Any]:
+        """Return the outputs by name."""
+        found: Mapping[str, Any] = self._client.predict(model, inputs, signature=self._signature, **how)
+        return found
+
+
+def asking(client: Any, spec: ModelSpec) -> Any:
+    """Return a client that asks for the signature of ``spec``; the usual one needs no name."""
+    named = spec.signature.name
+    return client if named == metadata.DEFAULT_SIGNATURE else Asking(client, named)
 
 
 def connect(server: RunningServer) -> Client:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from google.protobuf import json_format, text_format
 
@@ -20,6 +20,7 @@ BATCHING = "batching_parameters.pbtxt"
 MONITORING = "monitoring.pbtxt"
 SESSION = "session.pbtxt"
 FLAGS = "flags.txt"
+_DEFAULT_TIMEOUT_US: Final = 30_000_000  # of the HTTP API
 PER_MODEL = "batching_params.pbtxt"  # the name that the server looks for in a version's folder
 
 _MESSAGES = {
@@ -213,10 +214,9 @@ def own_value(fleet: Fleet, name: str) -> Any:
 def session_fields(fleet: Fleet) -> dict[str, Any]:
     """Return the fields of the one session config: every model's own, and the GPU that is asked for."""
     fields = fleet.agreed(f"{keys.NAME}.session", _session_fields)
-    for spec in (document.spec for document in fleet.models):
-        if ":" in spec.device:
-            gpu = {"visible_device_list": spec.device.partition(":")[2]}
-            fields["gpu_options"] = gpu | fields.get("gpu_options", {})
+    one = fleet.agreed("device", lambda spec: {"number": spec.device.partition(":")[2]} if ":" in spec.device else {})
+    if one:
+        fields["gpu_options"] = {"visible_device_list": one["number"]} | fields.get("gpu_options", {})
     return fields
 
 
@@ -227,6 +227,12 @@ def _session_fields(spec: ModelSpec) -> dict[str, Any]:
         return {}
     message = settings.session_message(fields)
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _timeouts_ms(specs: Sequence[ModelSpec]) -> list[int]:
+    """Return how long each model's answers may take: a model that says nothing keeps the server's default."""
+    given = [spec.limits.response_timeout for spec in specs]
+    return [(each or _DEFAULT_TIMEOUT_US) // 1000 for each in given] if any(given) else [0]
 
 
 def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
@@ -254,7 +260,7 @@ def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
     for flag, values in (
         ("tensorflow_intra_op_parallelism", [spec.threads.intra_op for spec in specs]),
         ("tensorflow_inter_op_parallelism", [spec.threads.inter_op for spec in specs]),
-        ("rest_api_timeout_in_ms", [(spec.limits.response_timeout or 0) // 1000 for spec in specs]),
+        ("rest_api_timeout_in_ms", _timeouts_ms(specs)),
         ("file_system_poll_wait_seconds", [(fleet.server.poll or 0) // 1_000_000]),
     ):
         most = max(value or 0 for value in values)

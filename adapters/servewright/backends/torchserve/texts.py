@@ -115,9 +115,8 @@ def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
         ("max_request_size", [spec.limits.request for spec in specs]),
         ("max_response_size", [spec.limits.response for spec in specs]),
     ):
-        largest = max(size or 0 for size in sizes)
-        if largest:
-            settings[setting] = str(largest)
+        if any(sizes):  # a model that says nothing keeps the server's default
+            settings[setting] = str(max(size or keys.DEFAULT_MESSAGE_BYTES for size in sizes))
     if any(spec.requirements for spec in specs):
         settings["install_py_dep_per_model"] = "true"
     if server.threads:
