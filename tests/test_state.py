@@ -19,7 +19,8 @@ from servewright import state
 from servewright.errors import InputError
 
 if TYPE_CHECKING:
-    from conftest import Cli
+    from conftest import Cli, Workshop
+    from servewright.backend import Backend
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +223,29 @@ class TestCommands:
             noted(name)
         assert cli("down", "--all")[:2] == (0, "a ended\nb ended\n")
         assert cli("down", "--all")[:2] == (0, "no server runs\n")
+
+    def test_end_the_others_where_one_cannot_be(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server in a container needs the engine; those that sort after it do not."""
+        noted("a", container="0123456789ab", runtime="docker")
+        noted("b")
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        code, out, err = cli("down", "--all")
+        assert (code, out) == (3, "b ended\n")
+        assert "a was not ended: " in err
+        document = json.loads(cli("down", "--all", "--json")[1])
+        assert not document["ok"]
+        assert [record.name for record in state.records()] == ["a"]
+
+    def test_say_in_one_line_what_the_system_refuses(
+        self, cli: Cli, workshop: Workshop, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A state folder that cannot be made is no failed check, and gets no traceback."""
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("SERVEWRIGHT_STATE", str(tmp_path / "file" / "state"))
+        code, out, err = cli("up", workshop.write(workshop.values(backend)), "-b", backend.name)
+        assert (code, out) == (4, "")
+        assert "the system says not a directory" in err
+        assert "Traceback" not in err
 
     def test_print_the_end_of_a_log(self, cli: Cli) -> None:
         """As many lines as are asked for."""
