@@ -11,6 +11,7 @@ where the surface has such. A prediction cannot be nearer than a measurement rep
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -78,18 +79,22 @@ def predicted(surface: Surface, seed: int) -> None:
 
 
 def spread(surface: Surface) -> None:
-    """Print by how much cells differ that were measured twice."""
-    twice = [(point.seen, point.again) for point in surface.points if point.again is not None]
-    twice = [(first, again) for first, again in twice if first.p99_ms and again.p99_ms]
-    if not twice:
+    """Print by how much a cell differs from one measurement to the next."""
+    pairs = [
+        (first, again)
+        for point in surface.points
+        for first, again in itertools.pairwise(point.measured)
+        if first.p99_ms and again.p99_ms
+    ]
+    if not pairs:
         print("  no cell was measured twice")
         return
-    rates = off([again.rate for _, again in twice], [first.rate for first, _ in twice])
+    rates = off([again.rate for _, again in pairs], [first.rate for first, _ in pairs])
     tails = off(
-        [again.percentile_ms(0.99) for _, again in twice], [first.percentile_ms(0.99) for first, _ in twice]
+        [again.percentile_ms(0.99) for _, again in pairs], [first.percentile_ms(0.99) for first, _ in pairs]
     )  # fmt: skip
     print(
-        f"  {len(twice)} cells were measured twice and differ by (median): throughput {np.median(rates):.1%}, "
+        f"  {len(pairs)} times a cell was measured again, and differed by (median): throughput {np.median(rates):.1%}, "
         f"p99 {np.median(tails):.1%}"
     )
 

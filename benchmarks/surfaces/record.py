@@ -1,13 +1,13 @@
 """Record surfaces: what users see of every batching setting of a model under four loads, on a real server.
 
     python benchmarks/surfaces/record.py                       # all six; goes on where it stopped
-    python benchmarks/surfaces/record.py torchserve-cnn --seconds 2
+    python benchmarks/surfaces/record.py torchserve-cnn --passes 3
 
 A surface is a file of JSON lines in this folder, each on the disk before the next measurement: what is recorded, where
 and when; how long requests of many rows take alone, for each number of threads; the loads; then a cell for each setting
 under each load, settings in random order. Kill it, or press Ctrl-C, at any moment: it goes on with the cells that are
-missing, also days later. ``again`` counts repetitions: some settings are measured twice, which tells how well
-measurements repeat.
+missing, also days later. ``again`` counts the passes over all of them: what a cell shows is the median of its passes,
+and how far they lie apart tells how well measurements repeat.
 
 What other programs take of the processors during a cell is in it, as a share (`foreign`), as is what the machine's
 host takes (`stolen`). A cell that was disturbed is measured again, up to three times, and the calmest is kept. Let

@@ -80,14 +80,14 @@ class Recorder:
         )  # fmt: skip
         goal = Goal(maximise="rate", latency_ms={}, errors=1.0, loads=(Load(concurrency=64),), budget=1)
         self.bench = LiveBench(
-            subject=subject, goal=goal, backends=registry.names(), each_s=options.seconds, warm_up_s=options.warm_up
-        )
+            subject=subject, goal=goal, backends=registry.names(), each_s=options.seconds, warm_up_s=options.warm_up,
+            settle_in_s=options.settle_in, start_method="forkserver",  # thousands of loads are started
+        )  # fmt: skip
         self.grid = grid(backend_name)
         path = HERE / f"{name}.jsonl"
         about = {
             "surface": name, "machine": machine().model_dump(), "versions": versions(PACKAGES), "began": study.now(),
-            "seconds": options.seconds, "warm_up_s": options.warm_up, "settle_in_s": self.bench.settle_in_s,
-            "transport": TRANSPORT[backend_name], "settings": len(self.grid),
+            **self._lengths(), "transport": TRANSPORT[backend_name], "settings": len(self.grid),
         }  # fmt: skip
         self.journal = Journal.resume(path) if path.exists() else Journal.create(path, about)
 
@@ -95,14 +95,27 @@ class Recorder:
         """Record what is missing."""
         self._service_times()
         loads = self._loads()
-        done = {(_key(fact["settings"]), str(Load(**fact["load"])), fact["again"]) for fact in self.journal.all("cell")}
-        order = np.random.default_rng(7).permutation(len(self.grid)).tolist()
-        work = [(self.grid[at], 0) for at in order] + [(self.grid[at], 1) for at in order[: self.options.repeat]]
+        begun = {0: 0} | {fact["again"]: fact["cells_before"] for fact in self.journal.all("pass")}
+        cells = self.journal.all("cell")
+        done = {
+            (_key(fact["settings"]), str(Load(**fact["load"])), fact["again"])
+            for place, fact in enumerate(cells)
+            if place >= begun.get(fact["again"], len(cells))  # some were repeated before there were whole passes
+        }
+        work = [
+            (self.grid[at], again)
+            for again in range(self.options.passes)
+            for at in np.random.default_rng(7 + again).permutation(len(self.grid)).tolist()
+        ]
         begin, measured = time.monotonic(), 0
         for place, (settings, again) in enumerate(work):
             missing = [load for load in loads if (_key(settings), str(load), again) not in done]
             if not missing:
                 continue
+            if again not in begun:
+                begun[again] = len(self.journal.all("cell"))
+                about = {"again": again, "cells_before": begun[again], "began": study.now(), **self._lengths()}
+                self.journal.append("pass", about)
             with self._serving(settings) as serving:
                 for load in missing:
                     cell = self._cell(serving, load)
@@ -111,6 +124,11 @@ class Recorder:
             measured += 1
             left = (time.monotonic() - begin) / measured * (len(work) - place - 1)
             print(f"{self.name}: {place + 1} of {len(work)} settings, {left / 60:.0f} min left", flush=True)
+
+    def _lengths(self) -> dict[str, float]:
+        """Return how long a server is loaded before it counts, and how long each of its cells is."""
+        options = self.options
+        return {"seconds": options.seconds, "warm_up_s": options.warm_up, "settle_in_s": options.settle_in}
 
     def _service_times(self) -> None:
         """Record how long requests of many rows take alone, for each number of threads."""
@@ -121,7 +139,8 @@ class Recorder:
             if threads in known:
                 continue
             known.add(threads)
-            alone = self.bench.subject.tuning.alone(Demand(waiting=1, cores=1)) | {name: threads}
+            subject = self.bench.subject
+            alone = subject.tuning.alone(subject.document.spec, Demand(waiting=1, cores=1)) | {name: threads}
             with self._serving(alone) as serving:
                 found, others = calmest(partial(self._timed, serving))
             said = self.bench.identity
@@ -188,14 +207,14 @@ def _shown(seen: Measurement) -> dict[str, Any]:
 
 
 class Used:
-    """Processor seconds so far: of this program and its servers, of everybody, of the host."""
+    """Processor seconds so far: of this program, its servers and its loads, of everybody, of the host."""
 
     def __init__(self, own: float, everybody: float, host: float, at: float) -> None:
         self.own, self.everybody, self.host, self.at = own, everybody, host, at
 
     @classmethod
     def now(cls) -> Used:
-        """Read the system's clocks; a load's processes have ended by then and count as ours."""
+        """Read the system's clocks; a load's processes have ended by then and count to what started them."""
         mine = psutil.Process().cpu_times()
         own = mine.user + mine.system + mine.children_user + mine.children_system
         for each in psutil.Process().children(recursive=True):
@@ -203,7 +222,7 @@ class Used:
                 times = each.cpu_times()
             except psutil.Error:
                 continue
-            own += times.user + times.system
+            own += times.user + times.system + times.children_user + times.children_system
         whole = psutil.cpu_times()
         busy = (
             whole.user
@@ -231,7 +250,8 @@ def main(about: str | None = None) -> int:
     parser.add_argument("surfaces", nargs="*", metavar="SURFACE", help=f"of {', '.join(SURFACES)}; all for none")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long a cell is measured")
     parser.add_argument("--warm-up", type=float, default=0.4)
-    parser.add_argument("--repeat", type=int, default=6, help="how many settings are measured twice")
+    parser.add_argument("--settle-in", type=float, default=1.5, help="how long a new server is loaded before it counts")
+    parser.add_argument("--passes", type=int, default=1, help="how many times every cell is measured, in whole rounds")
     options = parser.parse_args()
     if unknown := set(options.surfaces) - set(SURFACES):
         parser.error(f"no surface {', '.join(sorted(unknown))}; choose from {', '.join(SURFACES)}")

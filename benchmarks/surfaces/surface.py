@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from servewright import registry
 from servewright.simulating import Scheduler
@@ -24,12 +27,12 @@ _MEASURED_S = 2.5  # of each cell in the older form
 
 @dataclass(frozen=True)
 class Point:
-    """A setting under a load, what was seen, and what was seen when it was measured again."""
+    """A setting under a load, what was seen, and what each of its measurements showed."""
 
     settings: Settings
     load: Load
     seen: Seen
-    again: Seen | None = None
+    measured: tuple[Seen, ...]
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,38 @@ def _scheduler(backend: str) -> Scheduler:
 
 
 def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
-    cells: dict[tuple[str, str, int], dict[str, Any]] = {}
-    alone: dict[int, tuple[float, float]] = {}
     loads = [Load(**load) for row in rows if row["kind"] == "loads" for load in row["loads"]]
+    alone: dict[int, tuple[float, float]] = {}
+    cells: dict[tuple[str, str], dict[int, Seen]] = defaultdict(dict)
+    known: dict[str, Settings] = {}
+    passes = {0}
     for row in rows:
         if row["kind"] == "cell":
-            cells[key(row["settings"]), str(Load(**row["load"])), row["again"]] = row
+            known[key(row["settings"])] = row["settings"]
+            cells[key(row["settings"]), str(Load(**row["load"]))][row["again"]] = Seen(**_seen(row))
+        elif row["kind"] == "pass":
+            passes.add(row["again"])
         elif row["kind"] == "service_times" and row["threads"] == 1:
             alone = {each["rows"]: (each["ms"], each["high_ms"]) for each in row["found"]}
-    points = []
-    for (settings, load, again), row in cells.items():
-        if again or any((settings, str(each), 0) not in cells for each in loads):
-            continue
-        second = cells.get((settings, load, 1))
-        points.append(
-            Point(row["settings"], Load(**row["load"]), Seen(**_seen(row)), Seen(**_seen(second)) if second else None)
-        )
+    whole = [settings for settings in known if all(0 in cells[settings, str(load)] for load in loads)]
+    # Of a pass that is under way nothing counts: it may have found the machine faster than the others did.
+    passes = {again for again in passes if all(again in cells[each, str(load)] for each in whole for load in loads)}
+    points = [
+        Point(known[settings], load, _median([found[again] for again in passes]), tuple(found.values()))
+        for settings in whole
+        for load in loads
+        for found in [cells[settings, str(load)]]
+    ]
     return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
+
+
+def _median(passes: list[Seen]) -> Seen:
+    """Return the median of each number; what is missing in half of the passes is missing."""
+    rows = [seen.model_dump() for seen in passes]
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    return Seen(**{
+        name: float(np.median(values)) if 2 * len(values) > len(rows) else None for name, values in known.items()
+    })  # fmt: skip
 
 
 def _seen(row: dict[str, Any]) -> dict[str, Any]:
@@ -105,17 +123,15 @@ def _seen(row: dict[str, Any]) -> dict[str, Any]:
 def _older(path: Path, rows: list[dict[str, Any]]) -> Surface:
     times = json.loads(path.with_name(f"{path.stem}-service-time.json").read_text())
     alone = {int(count): (ms[0], ms[1]) for count, ms in next(iter(times.values())).items()}
-    points = [
-        Point(
-            row["batching"],
-            Load(concurrency=cell["value"]) if cell["load"] == "closed" else Load(rate=cell["value"]),
-            Seen(
+    points = []
+    for row in rows:
+        if row["batching"] is None:  # without batching, another scheduler is at work
+            continue
+        for cell in row["results"]:
+            load = Load(concurrency=cell["value"]) if cell["load"] == "closed" else Load(rate=cell["value"])
+            seen = Seen(
                 rate=cell["rate"], p50_ms=cell["p50_ms"], p90_ms=cell["p90_ms"], p99_ms=cell["p99_ms"],
                 error_share=cell["errors"] / max(cell["rate"] * _MEASURED_S + cell["errors"], 1),
-            ),
-        )
-        for row in rows
-        if row["batching"] is not None  # without batching, another scheduler is at work
-        for cell in row["results"]
-    ]  # fmt: skip
+            )  # fmt: skip
+            points.append(Point(row["batching"], load, seen, (seen,)))
     return Surface(path.stem, _scheduler("tfserving"), tuple(points), alone)
