@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-import numpy as np
-
 from servewright.backend import TRANSPORTS, Backend, Identity, Transport
 from servewright.comparing import Tolerance, difference, misfit, stranger
 from servewright.errors import MissingExtraError, ModelFileError, ProbeError, ServewrightError, UntrustedPickleError
@@ -129,6 +127,8 @@ def _asker(spec: ModelSpec, backend: Backend, client: Any) -> _Ask:
             )
             for at in range(0, rows, most)
         ]
+        import numpy as np  # rendering, which is not to wait for it, imports this module too
+
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return ask
