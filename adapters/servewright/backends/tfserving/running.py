@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
-from servewright.backends.tfserving import flags, keys, metadata, texts
+from servewright.backends.tfserving import flags, keys, texts
 from servewright.errors import LaunchError, MissingExtraError, ServerAnswerError, ServewrightError, UnavailableError
 from servewright.fleet import Fleet
 from servewright.server import RunningServer
@@ -86,8 +86,10 @@ class Asking:
 
 def asking(client: Any, spec: ModelSpec) -> Any:
     """Return a client that asks for the signature of ``spec``; the usual one needs no name."""
+    from servewright.backends.tfserving.metadata import DEFAULT_SIGNATURE  # and numpy, which rendering does without
+
     named = spec.signature.name
-    return client if named == metadata.DEFAULT_SIGNATURE else Asking(client, named)
+    return client if named == DEFAULT_SIGNATURE else Asking(client, named)
 
 
 def connect(server: RunningServer) -> Client:
