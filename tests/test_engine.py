@@ -179,6 +179,13 @@ def no_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 class TestNoEngine:
     """One sentence, with the reason, and exit code 3."""
 
+    @pytest.mark.parametrize("tag", ["Mine:1", "a-_b", "a:", "a b", ":1", "a//b", "-a", "a:-1", ""])
+    def test_a_name_that_no_image_can_have_is_refused(self, cli: Cli, tag: str) -> None:
+        """Before anything is packaged, and with an example of one."""
+        code, out, said = cli("image", "--backend", "torchserve", "--tag", tag)
+        assert (code, out) == (2, "")
+        assert "such as digits:3" in said
+
     @pytest.mark.parametrize("why", [nowhere, nobody_listens, no_such_context, another_machine, no_address])
     def test_says_why(
         self,

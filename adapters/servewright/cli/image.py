@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 import click
 
 from servewright.cli import printing
 from servewright.cli.options import PATH, backend_option, json_option, trust_option
+
+# An image's name as Docker's reference grammar has it, with a registry and a tag where wanted.
+_WORD: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_HOST: Final = r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?"
+_NAME: Final = re.compile(rf"{_HOST}{_WORD}(?:/{_WORD})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?")
 
 
 @click.command(
@@ -54,6 +61,8 @@ def command(
         return
     if dockerfile_only == (tag is not None) or dockerfile_only != (output is not None):
         raise click.UsageError("say --tag to build, or --dockerfile-only with --output to write what is built from")
+    if tag is not None and not _NAME.fullmatch(tag):
+        raise click.UsageError(f"--tag {tag} is no image's name; write small letters and digits, such as digits:3")
     wishes = pipeline.ImageWishes(base=base, wheelhouse=wheelhouse, mounted=mounted, trust=trust)
     made, notes = pipeline.image(fleet, chosen, wishes, tag=tag, folder=output, on_stage=printing.stage)
     if as_json:
