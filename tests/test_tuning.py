@@ -452,6 +452,13 @@ class TestKnobs:
         alone = subject.tuning.alone(spec, demand)
         assert tuner.accepted(subject, [alone], backends=registry.names()) == ([alone], "")
 
+    def test_of_one_caller_are_accepted(self, backend: Backend, workshop: Workshop) -> None:
+        """Without batches no delay is written, and that is no file laid over it."""
+        subject = _subject(workshop.write(workshop.values(backend)), backend)
+        demand = Demand(waiting=1, cores=2)
+        every = grid(subject.tuning, subject.tuning.knobs(subject.document.spec, demand), demand)
+        assert tuner.accepted(subject, every, backends=registry.names()) == (every, "")
+
     def test_that_do_nothing_are_refused(self, workshop: Workshop) -> None:
         """A spec whose batching parameters are a text of their own cannot be tuned, and says so."""
         backend = registry.get("tfserving")

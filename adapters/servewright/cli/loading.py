@@ -91,6 +91,8 @@ def _anywhere(url: str, data: Path | None, headers: Mapping[str, str]) -> _Aim:
     from servewright.backend import Payload
     from servewright.load.workload import Endpoint
 
+    if "@" in url.partition("://")[2].partition("/")[0]:  # before any text that repeats the URL
+        raise InputError("a name or password in a URL is not sent; give it with --header 'Authorization: ...'")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -99,8 +101,6 @@ def _anywhere(url: str, data: Path | None, headers: Mapping[str, str]) -> _Aim:
         raise InputError(f"{url} is no http or https URL: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise InputError(f"{url} is no http or https URL")
-    if parts.username or parts.password:
-        raise InputError("a name or password in a URL is not sent; give it with --header 'Authorization: ...'")
     if _NOT_IN_A_TARGET.search(parts.path + parts.query):
         raise InputError(f"{url} has characters that no URL may have; write them as %20 and so on")
     if data is None:

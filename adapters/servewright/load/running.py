@@ -7,7 +7,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,12 +48,13 @@ def measure(
         run, busy = _Run(workload, pipes, headers, on_window), saturated()
         try:
             run.follow(current)
-            run.saturated = busy()
-            run.finish()
         except KeyboardInterrupt:
             run.ended = "interrupted"
-            with suppress(KeyboardInterrupt):  # a second one waits for no answer
-                run.finish()
+        run.saturated = busy()
+        try:
+            run.finish()
+        except KeyboardInterrupt:  # also a second one: it waits for no answer
+            run.ended = "interrupted"
     return run.measurement()
 
 

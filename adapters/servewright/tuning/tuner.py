@@ -374,9 +374,10 @@ def accepted(subject: Subject, settings: Sequence[Settings], *, backends: Sequen
             found.append(each)
     if refused and not found:
         raise refused
-    last = subject.keys(found[-1])
-    alike = [each for each in found if subject.keys(each) | {_DELAY: last[_DELAY]} == last]
-    texts = [render(subject.with_settings(each, backends=backends), subject.backend) for each in alike]
+    every = [(subject.keys(each), each) for each in found]
+    last = every[-1][0]
+    by_delay = {keys[_DELAY]: each for keys, each in every if keys | {_DELAY: last[_DELAY]} == last}
+    texts = [render(subject.with_settings(each, backends=backends), subject.backend) for each in by_delay.values()]
     if len(texts) > 1 and all(each == texts[0] for each in texts):
         raise InputError(f"{subject.document.file} lays files over what is tuned; remove them, and tune again")
     return found, str(refused).splitlines()[0] if refused else ""
