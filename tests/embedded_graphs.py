@@ -102,6 +102,7 @@ def save(
     inputs: Mapping[str, int],
     outputs: Mapping[str, int],
     functions: Sequence[bytes] = (),
+    name: str = "serving_default",
 ) -> Path:
     """Write a SavedModel with one signature; inputs and outputs are node names with their types."""
 
@@ -112,7 +113,7 @@ def save(
     signature = protos.SignatureDef(
         inputs=infos(inputs), outputs=infos(outputs), method_name="tensorflow/serving/predict"
     )
-    return save_signatures(folder, nodes, {"serving_default": signature}, functions)
+    return save_signatures(folder, nodes, {name: signature}, functions)
 
 
 def save_signatures(
@@ -129,9 +130,9 @@ def save_signatures(
     return folder
 
 
-def save_half_plus(folder: Path, addend: float) -> Path:
+def save_half_plus(folder: Path, addend: float, signature: str = "serving_default") -> Path:
     """Write the model ``y = x / 2 + addend``."""
-    return save(folder, half_plus(addend), {"x": FLOAT}, {"y": FLOAT})
+    return save(folder, half_plus(addend), {"x": FLOAT}, {"y": FLOAT}, name=signature)
 
 
 def save_with_total(folder: Path) -> Path:

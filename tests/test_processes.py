@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from servewright import process_trees
 from servewright.errors import LaunchError, ProbeError, ProbeTimeoutError
 from servewright.processes import (
     ProcessPlan,
@@ -198,10 +199,36 @@ class TestStop:
         """A process with the right number and another creation time is somebody else's."""
         with start(plan(TREE, "0", "polite")) as other:
             said_pids(other, 1)
-            stale = attach(other.pid, other.created - 3600, other.log)
+            stale = attach(other.pid, other.created - 3600, other.log, boot=process_trees.boot())
             assert not stale.alive()
             stale.stop(grace_s=0)
             assert other.alive()
+
+    def test_never_touches_a_session_of_a_later_boot(self, plan: Callable[..., ProcessPlan]) -> None:
+        """After a boot the same number, at the same age, is somebody else's, and so is its session."""
+        with start(plan(TREE, "0", "polite")) as other:
+            said_pids(other, 1)
+            stale = attach(other.pid, other.created, other.log, boot="another boot")
+            assert not stale.alive()
+            assert stale.members() == ()
+            stale.stop(grace_s=0)
+            assert other.alive()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the time of creation was noted once and for all")
+    def test_knows_a_process_after_the_clock_was_set(
+        self, plan: Callable[..., ProcessPlan], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Setting the clock moves the moment of the boot, and by it what psutil says of every process."""
+        with start(plan(TREE, "0", "polite")) as server:
+            said_pids(server, 1)
+            booted = psutil.boot_time()
+            monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600.0)
+            later = attach(**server.record(), log=server.log)
+            assert psutil.boot_time() == booted + 3600.0
+            assert later.alive()
+            later.stop()
+            assert not later.alive()
+            assert server.exit_code is not None
 
 
 class TestLifetime:
@@ -226,7 +253,7 @@ class TestLifetime:
         parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert parent.stdout is not None
         pid, created = parent.stdout.readline().split()
-        return parent, attach(int(pid), float(created), folder / "tree.log")
+        return parent, attach(int(pid), float(created), folder / "tree.log", boot=process_trees.boot())
 
     def test_a_server_ends_with_a_killed_parent(self, tmp_path: Path) -> None:
         """Even SIGKILL of the parent leaves no process and no scratch folder behind."""

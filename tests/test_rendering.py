@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TFSERVING, TORCHSERVE = registry.get("tfserving"), registry.get("torchserve")
 
 
+X = {"name": "x", "dtype": "float32", "shape": [None, 4]}
+
+
 def refusal(workshop: Workshop, backend: Backend, **changes: Any) -> str:
     with pytest.raises(SpecError) as caught:
         render(workshop.fleet(workshop.values(backend, **changes)), backend)
@@ -434,6 +437,34 @@ class TestChecking:
         (out / "mine.txt").write_text("mine")
         assert cli("render", workshop.write(workshop.values(backend)), "-o", out)[0] == 0
         assert (out / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"signature": {"inputs": [X | {"name": "words", "dtype": "string"}], "outputs": [X]}},
+            "signature.inputs: the tensor handler cannot carry 'words', which is string; give the model numbers",
+        ),
+        (
+            {"signature": {"inputs": [X], "outputs": [X | {"name": "wave", "dtype": "complex64"}]}},
+            "signature.outputs: the tensor handler cannot carry 'wave', which is complex64; give the model numbers",
+        ),
+        (
+            {"model": {"path": "model_onnx", "format": "onnx"}, "device": "gpu"},
+            "device: the tensor handler runs onnx on CPUs, and its workers would not start; remove it",
+        ),
+    ],
+    ids=["input", "output", "onnx on a GPU"],
+)
+def test_what_our_handlers_cannot_do_is_refused_before_a_worker_fails(
+    workshop: Workshop, changes: dict[str, Any], said: str
+) -> None:
+    """TorchServe would retry such a worker until it gives up; a handler of the user's own may do all of it."""
+    workshop.model("onnx")
+    assert said in refusal(workshop, TORCHSERVE, **changes)
+    (workshop.folder / "mine.py").write_text("")
+    assert render(workshop.fleet(workshop.values(TORCHSERVE, **changes, handler={"use": "mine.py"})), TORCHSERVE)
 
 
 def test_refusals_of_one_key_stand_at_its_place(workshop: Workshop) -> None:

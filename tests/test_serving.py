@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servewright import serving
+from servewright import pipeline, serving
 from servewright.backend import TRANSPORTS
 from servewright.errors import InputError, ServewrightError, SpecError, UnavailableError
 
@@ -65,6 +65,22 @@ def test_leaves_ports_to_the_system(spec: Path) -> None:
             assert server.predict(X, model="other")["y"].tolist() == [2.0, 3.0]
             with pytest.raises(InputError, match="pair serves half, other; say which"):
                 server.predict(X)
+
+
+def test_asks_a_kept_server_for_the_signature_of_its_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has no serving_default; the server stays behind the block, and is found again by name."""
+    monkeypatch.setenv("SERVEWRIGHT_STATE", str(tmp_path / "state"))
+    graphs.save_half_plus(tmp_path / "half", 1.0, signature="halved")
+    path = tmp_path / "half.yaml"
+    path.write_text(SPEC.replace("signature:\n", "signature:\n  name: halved\n"))
+    try:
+        with serving.kept(path, "stays", runtime="embedded") as server:
+            assert server.predict(X)["y"].tolist() == [2.0, 3.0]
+        with serving.attached("stays") as server:
+            assert server.predict(X, transport="grpc")["y"].tolist() == [2.0, 3.0]
+    finally:
+        pipeline.down("stays")
+    assert not server.alive()
 
 
 def test_says_what_is_wrong_before_anything_starts(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from servewright import state
+from servewright import process_trees, state
 from servewright.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def record(name: str, **changes: Any) -> state.Record:
         "models": ("digits",),
         "pid": 2**22 + 1,
         "created": 1.0,
+        "boot": process_trees.boot(),
         "site": {"models": "/m", "config": "/c", "run": "/r", "host": "127.0.0.1", "ports": {"http": 1}},
     }
     known = state.Record.__dataclass_fields__
@@ -122,7 +123,7 @@ class TestClaiming:
 
     def test_is_refused_while_a_server_of_that_name_runs(self, sleeper: psutil.Process) -> None:
         """The remedy ends it, or takes another name."""
-        noted("one", pid=sleeper.pid, created=sleeper.create_time())
+        noted("one", pid=sleeper.pid, created=process_trees.created(sleeper))
         with pytest.raises(
             InputError, match="a server called 'one' runs already; choose --name, or: servewright down one"
         ):
@@ -192,7 +193,7 @@ class TestCommands:
 
     def test_list_servers_and_how_they_are(self, cli: Cli, sleeper: psutil.Process) -> None:
         """A dead server is listed until it is ended."""
-        noted("alive", pid=sleeper.pid, created=sleeper.create_time())
+        noted("alive", pid=sleeper.pid, created=process_trees.created(sleeper))
         noted("gone")
         _, table, _ = cli("ps")
         states = {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
@@ -203,7 +204,7 @@ class TestCommands:
     def test_end_servers(self, cli: Cli, sleeper: psutil.Process) -> None:
         """The process, its run folder and the note of it go."""
         (state.root().parent / "run").mkdir(parents=True)
-        noted("one", pid=sleeper.pid, created=sleeper.create_time())
+        noted("one", pid=sleeper.pid, created=process_trees.created(sleeper))
         assert cli("down", "one") == (0, "one ended\n", "")
         assert not sleeper.is_running() or sleeper.status() == psutil.STATUS_ZOMBIE
         assert not (state.root() / "one").exists()
@@ -212,7 +213,7 @@ class TestCommands:
 
     def test_end_none_of_another_process(self, cli: Cli, sleeper: psutil.Process) -> None:
         """A process id that was given to another program since is not ours to end."""
-        noted("one", pid=sleeper.pid, created=sleeper.create_time() - 1000)
+        noted("one", pid=sleeper.pid, created=process_trees.created(sleeper) - 1000)
         assert cli("down", "one")[0] == 0
         assert sleeper.is_running()
         assert sleeper.status() != psutil.STATUS_ZOMBIE

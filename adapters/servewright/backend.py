@@ -313,7 +313,7 @@ class Backend:
         read_back: every setting as wanted and as found.
         concurrent: how many requests may be sent at once without being turned away.
         most_rows: how many rows one request may have; ``None`` for any number.
-        asking: a client that asks a model as its spec says, for the signature that it names.
+        asking: a client that asks for the signature of that name.
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
         credentials: the headers that let a request in at this moment, asked for again before they expire.
         lint: the rules and readers of its files for the linter; `None` where it has none.
@@ -347,7 +347,7 @@ class Backend:
     read_back: Callable[[RunningServer, Any, Fleet], Iterable[Reading]]
     concurrent: Callable[[ModelSpec], int]
     most_rows: Callable[[ModelSpec], int | None] = lambda _: None
-    asking: Callable[[Any, ModelSpec], Any] = lambda client, _: client
+    asking: Callable[[Any, str], Any] = lambda client, _: client
     payloads: Callable[[ModelSpec, Sequence[Tensors], Transport], Sequence[Payload]] | None = None
     credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}
     recipe: Callable[[Fleet | None, Site], Recipe] | None = None

@@ -414,6 +414,7 @@ def up(
                 spec=str(spec.absolute()), stand_in=backend.identity(client).stand_in, image=dict(server.image),
                 site=asdict(server.site), models=tuple(document.spec.name for document in fleet.models),
                 notes=server.notes,
+                signatures={document.spec.name: document.spec.signature.name for document in fleet.models},
                 run=str(server.folder), log=str(server.handle.log), **server.handle.record(),
             )  # fmt: skip
             state.write(folder, record)

@@ -112,7 +112,7 @@ def model_checks(
 
 def _asker(spec: ModelSpec, backend: Backend, client: Any) -> _Ask:
     """Return what asks a model as its spec says; more rows than the server takes at once go in several requests."""
-    asking = backend.asking(client, spec)
+    asking = backend.asking(client, spec.signature.name)
     most = backend.most_rows(spec) if batchable(spec.signature) else None
 
     def ask(inputs: Arrays, transport: Transport) -> Arrays:

@@ -12,34 +12,55 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
-# psutil derives the creation time from the boot time, which moves when the clock is set; a process number
-# does not come round again within seconds.
+OF_ANOTHER_BOOT = -1.0  # when a process was created that has ended with the machine's last boot
+# A process number does not come round again within seconds.
 _SAME_TIME_S = 2.0
 _KILL_S = 5.0
 _POLL_S = 0.02
 
 
-def is_alive(pid: int, created: float) -> bool:
-    """Tell whether ``pid`` still is the process that was created at ``created`` (seconds since 1970), and runs."""
+def created(process: psutil.Process) -> float:
+    """Return when a process was created, in seconds, by a clock that nobody sets.
+
+    Linux counts from the boot, and psutil adds when that was, which moves with the clock; elsewhere the time of day was
+    noted as the process began, and stays.
+    """
+    since = psutil.boot_time() if sys.platform == "linux" else 0.0
+    return float(process.create_time() - since)
+
+
+def boot() -> str:
+    """Return what sets this boot of the machine apart from others; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def is_alive(pid: int, at: float) -> bool:
+    """Tell whether ``pid`` still is the process that was `created` ``at``, and runs."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - created) <= _SAME_TIME_S and _runs(process)
+        return abs(created(process) - at) <= _SAME_TIME_S and _runs(process)
     except psutil.Error:
         return False
 
 
-def members(pid: int, created: float) -> set[psutil.Process]:
-    """Return what runs of the tree that ``pid``, a session leader created at ``created``, has started.
+def members(pid: int, at: float) -> set[psutil.Process]:
+    """Return what runs of the tree that ``pid``, a session leader `created` ``at``, has started.
 
     The descendants, and the session: a process whose parent has died is no descendant any more, but stays in it.
     """
     found: set[psutil.Process] = set()
+    if at == OF_ANOTHER_BOOT:
+        return found  # a session of that number is another's, even where its leader has ended
     try:
         leader = psutil.Process(pid)
-        if abs(leader.create_time() - created) > _SAME_TIME_S:
+        if abs(created(leader) - at) > _SAME_TIME_S:
             return found  # another's: the system gives no number away that a session still bears
         found = {leader, *leader.children(recursive=True)}
     except psutil.Error:
@@ -53,7 +74,7 @@ def members(pid: int, created: float) -> set[psutil.Process]:
     return {process for process in found if _runs(process)}
 
 
-def end(pid: int, created: float, *, grace_s: float) -> tuple[int, ...]:
+def end(pid: int, at: float, *, grace_s: float) -> tuple[int, ...]:
     """Ask the tree of ``pid`` to stop, kill after ``grace_s`` what still runs, and return what survived even that.
 
     SIGTERM goes to the leader, its children and the orphans: a wrapper and what it wraps. Deeper processes are
@@ -63,7 +84,7 @@ def end(pid: int, created: float, *, grace_s: float) -> tuple[int, ...]:
     asked: set[psutil.Process] = set()
     kill_at = time.monotonic() + grace_s
     while True:
-        known = {process for process in known | members(pid, created) if _runs(process)}
+        known = {process for process in known | members(pid, at) if _runs(process)}
         if not known:
             return ()
         now = time.monotonic()
@@ -109,11 +130,11 @@ def _signal(send: Callable[[], None]) -> None:
         send()
 
 
-def _guard(pid: int, created: float, grace_s: float, scratch: Iterable[str]) -> None:
+def _guard(pid: int, at: float, grace_s: float, scratch: Iterable[str]) -> None:
     """Wait until the parent closes standard input, if only by dying, then end the tree and remove ``scratch``."""
     while sys.stdin.buffer.read(1):
         pass
-    end(pid, created, grace_s=grace_s)
+    end(pid, at, grace_s=grace_s)
     for path in scratch:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -45,7 +45,8 @@ class ProcessPlan:
 class ServerProcess:
     """A server that was started, and all that it started in turn.
 
-    ``pid`` with ``created`` (seconds since 1970) names the process for good: the system reuses numbers.
+    ``pid`` with ``created``, as `process_trees.created` tells it, names the process until the machine boots anew: the
+    system reuses numbers.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class ServerProcess:
 
     def record(self) -> dict[str, Any]:
         """Return what a later command needs to find it."""
-        return {"pid": self.pid, "created": self.created}
+        return {"pid": self.pid, "created": self.created, "boot": process_trees.boot()}
 
     def why_ended(self) -> str:
         """Return how it ended, as far as its parent knows; empty while it runs."""
@@ -179,7 +180,7 @@ def start(plan: ProcessPlan, *, detached: bool = False, scratch: tuple[Path, ...
     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
         raise LaunchError(f"cannot start {plan.argv[0]!r} in {plan.workdir}: {error}") from error
     # Until we wait for it, the number is its own, even if it has already ended.
-    created = psutil.Process(child.pid).create_time()
+    created = process_trees.created(psutil.Process(child.pid))
     if detached:
         _detached.append(child)
         return ServerProcess(child.pid, created, plan.log, child=child, scratch=scratch)
@@ -192,9 +193,13 @@ def start(plan: ProcessPlan, *, detached: bool = False, scratch: tuple[Path, ...
     return ServerProcess(child.pid, created, plan.log, child=child, guard=guard, scratch=scratch)
 
 
-def attach(pid: int, created: float, log: Path, *, scratch: tuple[Path, ...] = ()) -> ServerProcess:
-    """Return the server that an earlier run started detached, whether or not it still runs."""
-    return ServerProcess(pid, created, log, scratch=scratch)
+def attach(pid: int, created: float, log: Path, *, boot: str, scratch: tuple[Path, ...] = ()) -> ServerProcess:
+    """Return the server that an earlier run started detached, whether or not it still runs.
+
+    ``pid``, ``created`` and ``boot`` are those of its `record`.
+    """
+    same = boot == process_trees.boot()
+    return ServerProcess(pid, created if same else process_trees.OF_ANOTHER_BOOT, log, scratch=scratch)
 
 
 def _start_guard(pid: int, created: float, scratch: tuple[Path, ...]) -> subprocess.Popen[bytes]:

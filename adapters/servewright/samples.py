@@ -31,8 +31,9 @@ def load_npz(path: Path) -> Arrays:
                 raise InputError(f"{path} holds {size} bytes of arrays; write fewer rows")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (
-        OSError,
         ValueError,
         EOFError,
         KeyError,

@@ -111,7 +111,8 @@ def serve(
         server, client = launching.start(fleet, chosen, artifact, choice)
         ending.callback(server.stop)
         ending.callback(client.close)
-        asking = {document.spec.name: chosen.asking(client, document.spec) for document in fleet.models}
+        specs = [document.spec for document in fleet.models]
+        asking = {spec.name: chosen.asking(client, spec.signature.name) for spec in specs}
         yield Served(name=fleet.name, models=tuple(asking), server=server, client=client, asking=asking)
 
 
@@ -141,9 +142,11 @@ def attached(name: str) -> Iterator[Served]:
 
     record = state.find(name)
     server = record.server()
-    client = registry.get(record.backend).connect(server)
+    backend = registry.get(record.backend)
+    client = backend.connect(server)
+    asking = {model: backend.asking(client, signature) for model, signature in record.signatures.items()}
     try:
-        yield Served(name=record.name, models=record.models, server=server, client=client)
+        yield Served(name=record.name, models=record.models, server=server, client=client, asking=asking)
     finally:
         client.close()
 

@@ -39,9 +39,11 @@ class Record:
     models: tuple[str, ...]
     pid: int = 0
     created: float = 0.0
+    boot: str = ""
     container: str = ""
     image: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    signatures: dict[str, str] = field(default_factory=dict)  # by model: which one its spec names
 
     def handle(self) -> Handle:
         """Return the process or the container, whether or not it still runs."""
@@ -49,7 +51,7 @@ class Record:
             from servewright import containers, engine
 
             return containers.Container(engine.connect(), self.container, Path(self.log))
-        return processes.attach(self.pid, self.created, Path(self.log), scratch=(Path(self.run),))
+        return processes.attach(self.pid, self.created, Path(self.log), boot=self.boot, scratch=(Path(self.run),))
 
     def server(self) -> RunningServer:
         """Return the running server, to talk to."""

@@ -108,7 +108,7 @@ def _anywhere(url: str, data: Path | None, headers: Mapping[str, str]) -> _Aim:
     try:
         body = data.read_bytes()
     except OSError as error:
-        raise InputError(f"{data} cannot be sent to {url}: {error}") from error
+        raise InputError(f"{data} cannot be sent to {url}: {error.strerror or error}") from error
     host = f"[{host}]" if ":" in host else host
     secure = parts.scheme == "https"
     address = f"{host}:{port or (443 if secure else 80)}"

@@ -45,5 +45,5 @@ def prepared(
     """
     if backend.payloads is None:
         raise UnavailableError(f"{backend.title} cannot be loaded by its spec yet; give a URL and --data instead")
-    backend.asking(client, document.spec).predict(document.spec.name, inputs[0], transport=transport)
+    backend.asking(client, document.spec.signature.name).predict(document.spec.name, inputs[0], transport=transport)
     return tuple(backend.payloads(document.spec, inputs, transport)), partial(backend.credentials, client)

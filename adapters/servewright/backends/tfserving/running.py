@@ -84,12 +84,11 @@ class Asking:
         return found
 
 
-def asking(client: Any, spec: ModelSpec) -> Any:
-    """Return a client that asks for the signature of ``spec``; the usual one needs no name."""
+def asking(client: Any, signature: str) -> Any:
+    """Return a client that asks for ``signature``; the usual one needs no name."""
     from servewright.backends.tfserving.metadata import DEFAULT_SIGNATURE  # and numpy, which rendering does without
 
-    named = spec.signature.name
-    return client if named == DEFAULT_SIGNATURE else Asking(client, named)
+    return client if signature == DEFAULT_SIGNATURE else Asking(client, signature)
 
 
 def connect(server: RunningServer) -> Client:

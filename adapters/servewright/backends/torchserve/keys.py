@@ -20,6 +20,7 @@ DEFAULT_QUEUE: Final = 100
 DEFAULT_TIMEOUT_S: Final = 120
 DEFAULT_MESSAGE_BYTES: Final = 6_553_500
 _FORMATS: Final = ("torchscript", "state_dict", "exported_program", "onnx")
+_NOT_CARRIED: Final = ("string", "complex64", "complex128")
 
 
 def queue(spec: ModelSpec) -> int:
@@ -68,12 +69,24 @@ def _model(spec: ModelSpec) -> Iterator[Outcome]:
     else:
         yield outcome(spec, key, Fate.APPLIED, "serializedFile", value=source.path)
     yield outcome(spec, "signature", Fate.APPLIED, "servewright.signature", value=spec.signature.name)
+    if spec.handler.use in HANDLERS and not (source and source.deployed):
+        yield from _tensors(spec)
     release = spec.target.get(NAME, DEFAULT_TARGET)
     if ".".join(release.split(".")[:2]) not in TARGETS:
         note, remedy = f"release {release} is not known", f"choose {TARGETS[0]} or {TARGETS[-1]}"
         yield outcome(spec, f"target.{NAME}", Fate.REFUSED, note=note, value=release, remedy=remedy)
     elif NAME in spec.target:
         yield outcome(spec, f"target.{NAME}", Fate.APPLIED, "the image", value=release)
+
+
+def _tensors(spec: ModelSpec) -> Iterator[Outcome]:
+    """Yield refusals of tensors that torch does not have, or no form of a request carries."""
+    for key, tensors in (("inputs", spec.signature.inputs), ("outputs", spec.signature.outputs)):
+        for tensor in tensors:
+            if tensor.dtype in _NOT_CARRIED:
+                note = f"the {spec.handler.use} handler cannot carry {tensor.name!r}, which is {tensor.dtype}"
+                remedy = "give the model numbers, or name a handler of your own"
+                yield outcome(spec, f"signature.{key}", Fate.REFUSED, note=note, remedy=remedy, value=tensor.dtype)
 
 
 def _handler(spec: ModelSpec) -> Iterator[Outcome]:
@@ -158,7 +171,12 @@ def _workers(spec: ModelSpec) -> Iterator[Outcome]:
     if spec.threads.inter_op:
         note = "one forward runs at a time in a worker"
         yield outcome(spec, "threads.inter_op", Fate.NOT_APPLICABLE, note=note)
-    if "device" in spec.model_fields_set:
+    source = spec.source(NAME)
+    if spec.device != "cpu" and source and source.format == "onnx" and spec.handler.use in HANDLERS:
+        note = f"the {spec.handler.use} handler runs onnx on CPUs, and its workers would not start"
+        remedy = "remove it, or export the model for torch"
+        yield outcome(spec, "device", Fate.REFUSED, note=note, remedy=remedy)
+    elif "device" in spec.model_fields_set:
         setting = "deviceType" + (", deviceIds" if ":" in spec.device else "")
         yield outcome(spec, "device", Fate.APPLIED, setting)
 
