@@ -106,6 +106,13 @@ class TestHttp:
         assert found.errors == {}
         assert len(found.latency) > 10
 
+    def test_waits_for_all_of_an_answer_that_comes_in_pieces(self, serve: Serve) -> None:
+        """A head in two parts and a megabyte of body: the answer is there when its last byte is, 20 ms later."""
+        found = measure(workload(serve(status="pieces").address, Closed(concurrency=2)))
+        assert found.errors == {}
+        assert len(found.latency) > 10
+        assert found.latency.least_ns > 15e6
+
     @pytest.mark.parametrize("status", ["201 Created", "204 No Content", "old", "old, without a length"])
     def test_reads_whatever_a_server_calls_good(self, serve: Serve, status: str) -> None:
         """Answers of class 2xx are good, those without a body too, and HTTP/1.0 ends each with its connection."""

@@ -11,6 +11,7 @@ import sys
 import time
 
 _ANSWER = b'{"outputs": {"y": [1.0]}}'
+_LARGE = 1_000_000
 
 
 class _Server(asyncio.Protocol):
@@ -28,9 +29,20 @@ class _Server(asyncio.Protocol):
                 return
             self.buffer = self.buffer[end + 4 + size :]
             assert isinstance(self.transport, asyncio.Transport)
+            if self.status == b"pieces":
+                self.piecemeal(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _LARGE + bytes(_LARGE))
+                continue
             self.transport.write(self.answer())
             if self.status.startswith(b"old"):  # HTTP/1.0 ends its connections, and need not say so
                 self.transport.close()
+
+    def piecemeal(self, answer: bytes) -> None:
+        """Send the start of the head, its rest with the start of the body, and the rest, each by itself."""
+        assert isinstance(self.transport, asyncio.Transport)
+        loop, first, second = asyncio.get_running_loop(), 20, 200
+        self.transport.write(answer[:first])
+        loop.call_later(0.01, self.transport.write, answer[first:second])
+        loop.call_later(0.02, self.transport.write, answer[second:])
 
     def answer(self) -> bytes:
         if self.status == b"chunked":

@@ -16,7 +16,7 @@ from time import monotonic
 from servewright.backend import Payload
 from servewright.load.workload import Endpoint
 
-Done = Callable[[float, str], None]
+Done = Callable[[float, str], object]
 """Called with when a request was meant to leave and with its error's class, empty for a good answer."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
@@ -26,6 +26,7 @@ _STAYS = re.compile(rb"\r\nconnection:[ \t]*keep-alive", re.IGNORECASE)
 _WITHOUT_BODY = frozenset({b"204", b"304"})
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _SWEEP_S = 0.1
+RECEIVED = 1 << 18  # bytes at once, at most
 
 
 def why(error: OSError) -> str:
@@ -69,6 +70,9 @@ class Sender:
         self.waiting: deque[float] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self.closed = False
+        # One for all connections: each time that there is something, it is read at once. asyncio alone would take so
+        # much memory from the system, and give it back, for each answer, which costs more than all that is done here.
+        self.buffer = memoryview(bytearray(RECEIVED))
         self.use(headers)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -82,8 +86,8 @@ class Sender:
         await asyncio.gather(*(self._connect() for _ in range(min(count, self._most))))
 
     def send(self, started: float) -> None:
-        """Send the next request; ``started`` is when it was meant to leave."""
-        if self.idle:
+        """Send the next request, after those that wait; ``started`` is when it was meant to leave."""
+        if self.idle and not self.waiting:
             self.idle.pop().send(started)
             return
         self.waiting.append(started)
@@ -97,11 +101,14 @@ class Sender:
         self._open_more()
 
     def free(self, connection: _Connection) -> None:
-        """Give a connection its next request, or let it idle."""
-        if self.waiting:
-            connection.send(self.waiting.popleft())
-        else:
-            self.idle.append(connection)
+        """Let a connection idle, or give it the next request."""
+        self.idle.append(connection)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Send what waits, as far as connections are idle."""
+        while self.waiting and self.idle:
+            self.idle.pop().send(self.waiting.popleft())
 
     def pending(self) -> list[float]:
         """Return when each request was meant to leave that has no answer yet."""
@@ -157,19 +164,23 @@ class Sender:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: ``needed`` is the length of the answer under way, 0 before its head is there."""
+class _Connection(asyncio.BufferedProtocol):
+    """One connection. Of a body only the length matters: of the answer under way so many bytes are ``_missing``."""
 
-    __slots__ = ("_buffer", "_closes", "_sender", "busy", "needed", "started", "status", "transport")
+    __slots__ = (
+        "_begun", "_bodiless", "_closes", "_error", "_head", "_length", "_missing", "_sender", "_to_its_end", "busy",
+        "started", "transport",
+    )  # fmt: skip
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self.busy = False
         self.started = 0.0
-        self._buffer = b""
-        self.needed = 0
-        self.status = b""
-        self._closes = False
+        self._begun = b""  # what there is of an answer whose length is not known yet
+        self._missing = 0
+        self._to_its_end = False  # the answer ends with the connection
+        # What the head of the answer before said; most are like it.
+        self._head, self._length, self._closes, self._bodiless, self._error = b"", -1, False, False, ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -182,56 +193,69 @@ class _Connection(asyncio.Protocol):
         self.started, self.busy = started, True
         self.transport.write(self._sender.next_request())
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's signature)
+        return self._sender.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._to_its_end:
+            return
+        if self._missing:
+            self._missing -= nbytes
+            if self._missing <= 0:
+                self._answered()
+            return
         if not self.busy:  # an answer to nothing, such as the news that an idle connection will be closed
             self._sender.lost(self)
             self.transport.abort()
             return
-        if self._buffer:
-            data = self._buffer = self._buffer + data
-        if not self.needed:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self._buffer = data
-                return
-            head = data[: end + 2]
-            length = _LENGTH.search(head)
-            self._closes = _CLOSES.search(head) is not None or (
-                data.startswith(b"HTTP/1.0") and _STAYS.search(head) is None
-            )
-            if length is None:
-                if data[9:12] in _WITHOUT_BODY:
-                    self._answered(data[9:12])
-                elif _CHUNKED.search(head):
-                    ends = _end_of_chunks(data, end + 4)
-                    if ends is None:
-                        self._buffer = data
-                        return
-                    self._answered(data[9:12])
-                elif not self._closes:
-                    self.fail("not HTTP")
-                else:
-                    self.status, self._buffer, self.needed = data[9:12], data, 1 << 62
-                return
-            self.status = data[9:12]
-            self.needed = end + 4 + int(length[1])
-        if len(data) < self.needed:
-            self._buffer = data
+        data = self._begun + self._sender.buffer[:nbytes]
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._begun = data
             return
-        self._answered(self.status)
+        head = data[: end + 2]
+        if head != self._head:
+            self._read(head)
+        if self._length >= 0:
+            self._missing = end + 4 + self._length - len(data)
+            if self._missing <= 0:
+                self._answered()
+            return
+        if self._bodiless:
+            self._answered()
+        elif _CHUNKED.search(head):
+            self._begun = data
+            if _end_of_chunks(data, end + 4) is not None:
+                self._answered()
+        elif self._closes:
+            self._to_its_end = True
+        else:
+            self.fail("not HTTP")
 
-    def _answered(self, status: bytes) -> None:
-        self._buffer, self.needed, self.busy = b"", 0, False
+    def _read(self, head: bytes) -> None:
+        """Read what the head of an answer says."""
+        length, status = _LENGTH.search(head), head[9:12]
+        self._head, self._length, self._bodiless = head, int(length[1]) if length else -1, status in _WITHOUT_BODY
+        self._error = "" if status[:1] == b"2" else f"HTTP {status.decode('latin-1')}"
+        self._closes = _CLOSES.search(head) is not None or (
+            head.startswith(b"HTTP/1.0") and _STAYS.search(head) is None
+        )
+
+    def _answered(self) -> None:
+        self._begun, self._missing, self._to_its_end, self.busy = b"", 0, False, False
+        sender = self._sender
         if self._closes:
-            self._sender.lost(self)
+            sender.lost(self)
             self.transport.close()
-        self._sender.done(self.started, "" if status[:1] == b"2" else f"HTTP {status.decode('latin-1')}")
-        if not self._closes:
-            self._sender.free(self)
+        else:
+            sender.idle.append(self)  # so that who asks anew at once finds it
+        sender.done(self.started, self._error)
+        if sender.waiting:
+            sender.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.needed == 1 << 62 and exc is None:  # an answer that ends with its connection
-            self._answered(self.status)
+        if self._to_its_end and exc is None:
+            self._answered()
             return
         self._sender.lost(self)
         if self.busy:
@@ -241,7 +265,7 @@ class _Connection(asyncio.Protocol):
 
     def fail(self, error: str) -> None:
         """Give the request under way up, and the connection with it."""
-        self.busy, self.needed = False, 0
+        self.busy, self._missing = False, 0
         self._sender.lost(self)
         self.transport.abort()
         self._sender.done(self.started, error)

@@ -15,7 +15,7 @@ from struct import Struct, unpack_from
 from time import monotonic
 
 from servewright.backend import Payload
-from servewright.load.http1 import Done, why
+from servewright.load.http1 import RECEIVED, Done, why
 from servewright.load.workload import Endpoint
 
 CODES = (
@@ -162,6 +162,7 @@ class Sender:
         self._opening: asyncio.Task[None] | None = None
         self._not_before = 0.0
         self.closed = False
+        self.buffer = memoryview(bytearray(RECEIVED))  # for all connections: see `http1`
         self._turn = 0
         self.use(headers)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
@@ -270,7 +271,7 @@ class Sender:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One connection: its calls by stream, and what its windows let it send."""
 
     def __init__(self, sender: Sender) -> None:
@@ -337,9 +338,11 @@ class _Connection(asyncio.Protocol):
             if self._window <= 0:
                 return
 
-    def data_received(self, data: bytes) -> None:
-        if self._buffer:
-            data = self._buffer + data
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's signature)
+        return self._sender.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._buffer + self._sender.buffer[:nbytes]
         at, size = 0, len(data)
         while size - at >= 9:
             high, low, kind, flags, stream = _HEAD.unpack_from(data, at)

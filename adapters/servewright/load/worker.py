@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 from servewright.load.arrivals import Arrivals
 from servewright.load.histogram import Histogram
 from servewright.load.http1 import why
@@ -70,8 +72,8 @@ class _Tally:
         self._begun = start
         self._cpu = time.process_time()
 
-    def done(self, started: float, error: str) -> None:
-        """Count a request that has ended, unless it belongs to the warm-up."""
+    def done(self, started: float, error: str) -> float:
+        """Count a request that has ended, unless it belongs to the warm-up; return when its caller may go on."""
         now = time.monotonic()
         if not error:
             self.answered += 1
@@ -84,6 +86,8 @@ class _Tally:
                 self.latencies.append(now - started)
         if len(self.latencies) >= _FOLDED:
             self._fold()
+            return time.monotonic()
+        return now
 
     def begin(self) -> None:
         """Count the answers of another window; those of the warm-up are forgotten so."""
@@ -96,10 +100,9 @@ class _Tally:
             self._fold()
 
     def _fold(self) -> None:
-        self._latency.add([round(value * 1e9) for value in self.latencies])
-        self._lag.add([round(value * 1e9) for value in self.lags])
-        self.latencies.clear()
-        self.lags.clear()
+        for values, histogram in ((self.latencies, self._latency), (self.lags, self._lag)):
+            histogram.add(np.rint(np.array(values) * 1e9).astype(np.int64))
+            values.clear()
 
     def flush(self, window: int, *, waiting: int) -> dict[str, Any]:
         """Return what there is as plain values, and begin anew."""
@@ -124,29 +127,31 @@ class _Tally:
 class _Keys:
     """Requests that were turned away may hold a key that somebody has renewed: they are sent again with the new one.
 
-    A renewal ends the old key at once, also for requests that are under way. ``ask`` asks for headers, ``send`` and
-    ``count`` take a request that is sent again, or has failed for good. Latency still counts from when it was meant to
-    leave.
+    A renewal ends the old key at once, also for requests that are under way. ``ask`` asks for headers; ``send`` and
+    ``count``, which are set before the first request, take one that is sent again, and one that has ended for good.
+    Latency still counts from when it was meant to leave.
     """
 
-    def __init__(
-        self, headers: Mapping[str, str], *, ask: Callable[[], None], count: Callable[[float, str], None]
-    ) -> None:
-        self._headers, self._ask, self._count = headers, ask, count
+    send: Callable[[float], None]
+    count: Callable[[float, str], object]
+
+    def __init__(self, headers: Mapping[str, str], *, ask: Callable[[], None]) -> None:
+        self._headers, self._ask = headers, ask
         self._held: list[tuple[float, str]] = []
         self._again: set[float] = set()
         self._changed = self._deaf_until = 0.0
 
-    def done(self, started: float, error: str, send: Callable[[float], None]) -> None:
+    def done(self, started: float, error: str) -> None:
         """Count a request that has ended, or hold it until there is another key."""
         if error not in _REFUSALS or not self._headers or started in self._again:
-            self._again.discard(started)
-            self._count(started, error)
+            if self._again:
+                self._again.discard(started)
+            self.count(started, error)
         elif started < self._changed:
             self._again.add(started)
-            send(started)
+            self.send(started)
         elif time.monotonic() < self._deaf_until:
-            self._count(started, error)
+            self.count(started, error)
         else:
             if not self._held:
                 self._ask()
@@ -156,18 +161,18 @@ class _Keys:
         """Return when each request was meant to leave that waits for another key."""
         return [started for started, _ in self._held]
 
-    def use(self, headers: Mapping[str, str], send: Callable[[float], None]) -> None:
+    def use(self, headers: Mapping[str, str]) -> None:
         """Go on with ``headers``: other ones free the requests that wait, the same ones are the server's last word."""
         held, self._held = self._held, []
         if headers == self._headers:
             self._deaf_until = time.monotonic() + _NO_OTHER_KEY_S
             for started, error in held:
-                self._count(started, error)
+                self.count(started, error)
             return
         self._headers, self._changed = headers, time.monotonic()
         for started, _ in held:
             self._again.add(started)
-            send(started)
+            self.send(started)
 
 
 def _files() -> int:
@@ -199,14 +204,18 @@ async def _work(pipe: Connection, job: Job) -> None:
         pipe.send({"failed": why_not})
         return
     over = asyncio.Event()
-    relay: list[Callable[[float, str], None]] = [lambda _started, _error: None]
-    keys = _Keys(
-        job.headers, ask=lambda: pipe.send({"refused": True}), count=lambda started, error: relay[0](started, error)
-    )
+    keys = _Keys(job.headers, ask=lambda: pipe.send({"refused": True}))
     sender = Sender(
-        workload.endpoint, workload.payloads, lambda started, error: keys.done(started, error, sender.send),
-        timeout_s=workload.timeout_s, connections=connections, headers=job.headers,
+        workload.endpoint, workload.payloads, keys.done, timeout_s=workload.timeout_s, connections=connections,
+        headers=job.headers,
     )  # fmt: skip
+    keys.send = sender.send
+
+    def counting(count: Callable[[float, str], object]) -> None:
+        keys.count = count
+        if not job.headers:  # no key, none to be renewed
+            sender.done = count
+
     try:
         await sender.connect(job.callers or _CONNECT_AHEAD)
     except OSError as error:
@@ -227,17 +236,17 @@ async def _work(pipe: Connection, job: Job) -> None:
             over.set()
         else:
             sender.use(order)
-            keys.use(order, sender.send)
+            keys.use(order)
 
     def pending() -> list[float]:
         return sender.pending() + keys.held()
 
     loop.add_reader(pipe.fileno(), obey)
     if isinstance(workload.pace, Arrivals):
-        relay[0] = tally.done
+        counting(tally.done)
         _keep_schedule(workload.pace, job, sender.send, tally, begin, over)
     else:
-        relay[0] = _again(sender.send, tally, over)
+        counting(_again(sender.send, tally, over))
         await asyncio.sleep(max(begin - time.monotonic(), 0))
         for _ in range(job.callers):
             sender.send(time.monotonic())
@@ -299,19 +308,19 @@ def _keep_schedule(
 def _again(send: Callable[[float], None], tally: _Tally, over: asyncio.Event) -> Callable[[float, str], None]:
     """Return what a caller of a closed loop does with an answer: count it, and send the next request."""
     loop = asyncio.get_running_loop()
-    clock = time.monotonic
+    count, is_over = tally.done, over.is_set
 
     def next_one() -> None:
-        if not over.is_set():
-            send(clock())
+        if not is_over():
+            send(time.monotonic())
 
     def done(started: float, error: str) -> None:
-        tally.done(started, error)
+        now = count(started, error)
         if error:
             # A server that refuses at once would otherwise be asked in a loop without an end.
             loop.call_later(0.001, next_one)
-        else:
-            loop.call_soon(next_one)
+        elif not is_over():
+            send(now)
 
     return done
 
