@@ -202,7 +202,7 @@ class Server:
     """The embedded server with two small models."""
 
     def __init__(self, work: Path) -> None:
-        subprocess.run([sys.executable, "-c", MAKE_MODELS, str(work)], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-P", "-c", MAKE_MODELS, str(work)], check=True, stderr=subprocess.DEVNULL)
         config = work / "models.config"
         entries = "".join(
             f'config {{ name: "{name}" base_path: "{work / name}" model_platform: "tensorflow" }}\n'

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="model/kind")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="swaps-"))
-    subprocess.run([sys.executable, "-c", MAKE_MODELS, str(work)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-P", "-c", MAKE_MODELS, str(work)], check=True, stderr=subprocess.DEVNULL)
     batching = work / "batching.config"
     batching.write_text(BATCHING)
     failed = 0

@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="model, model/kind or model/kind/clients")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="throughput-"))
-    subprocess.run([sys.executable, "-c", MAKE_MODELS, str(work)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-P", "-c", MAKE_MODELS, str(work)], check=True, stderr=subprocess.DEVNULL)
     batching = work / "batching.config"
     batching.write_text(BATCHING)
     embedded = [sys.executable, "-m", "servewright.backends.tfserving.embedded"]

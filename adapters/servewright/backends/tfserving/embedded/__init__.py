@@ -15,3 +15,5 @@ STAND_IN_METADATA = "servewright-stand-in"
 
 PRODUCT = f"servewright-embedded/{__version__}"
 EMULATED_VERSION = "2.17"
+RECEIVED = 1 << 18
+"""How many bytes are taken from a socket at once, at most."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
+from servewright.backends.tfserving.embedded import RECEIVED
 from servewright.backends.tfserving.embedded.hpack import encode
 from servewright.backends.tfserving.embedded.http2 import Connection, Stream
 from servewright.backends.tfserving.embedded.log import log
@@ -70,13 +71,14 @@ class GrpcServer:
     def __init__(self, answers: Answers, *, most_streams: int = 0) -> None:
         self._answers, self._most_streams = answers, most_streams
         self._connections: set[Connection] = set()
+        self._received = memoryview(bytearray(RECEIVED))
         self._sockets: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def connection(self) -> Connection:
         """Return the protocol of a new connection."""
-        return Connection(self._on_request, self._connections, self._most_streams)
+        return Connection(self._on_request, self._connections, self._received, self._most_streams)
 
     async def listen(self, host: str, port: int, tls: object = None) -> None:
         """Listen on a port; raise `OSError` where that is taken."""

@@ -10,7 +10,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from servewright.backends.tfserving.embedded import PRODUCT
+from servewright.backends.tfserving.embedded import PRODUCT, RECEIVED
 
 _METHODS: Final = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _LARGEST_HEAD: Final = 1 << 20
@@ -88,11 +88,15 @@ class _BadRequestError(Exception):
         self.status = status
 
 
-class Connection(asyncio.Protocol):
-    """One client: requests are read one after the other, and answered in their order."""
+class Connection(asyncio.BufferedProtocol):
+    """One client: requests are read one after the other, and answered in their order.
 
-    def __init__(self, handler: Handler, open_connections: set[Connection]) -> None:
-        self._handler, self._open = handler, open_connections
+    What is received lies in ``received`` first, which all connections of a loop share: asyncio's own way takes 256 KiB
+    from the system for each read, and gives them back.
+    """
+
+    def __init__(self, handler: Handler, open_connections: set[Connection], received: memoryview) -> None:
+        self._handler, self._open, self._received = handler, open_connections, received
         self._buffer = bytearray()
         self._parser = self._requests()
         self._wanted: bytes | int | None = next(self._parser)
@@ -127,9 +131,13 @@ class Connection(asyncio.Protocol):
         """Go on."""
         self._writable.set()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's signature)
+        """Return where to put what comes."""
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what came, and answer what is complete."""
-        self._buffer += data
+        self._buffer += self._received[:nbytes]
         self._advance()
 
     def eof_received(self) -> bool:
@@ -297,9 +305,9 @@ class HttpServer:
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raise `OSError` where the port is taken."""
-        loop = asyncio.get_running_loop()
+        loop, received = asyncio.get_running_loop(), memoryview(bytearray(RECEIVED))
         self._server = await loop.create_server(
-            lambda: Connection(self._handler, self._connections), host, port, backlog=1024
+            lambda: Connection(self._handler, self._connections, received), host, port, backlog=1024
         )
 
     async def stop(self, within_s: float) -> None:

@@ -64,13 +64,21 @@ class Stream:
         self.leave: Callable[[], object] | None = None  # to be called when the client gives the request up
 
 
-class Connection(asyncio.Protocol):
-    """One client; ``on_request`` is called with every complete request."""
+class Connection(asyncio.BufferedProtocol):
+    """One client; ``on_request`` is called with every complete request.
+
+    What is received lies in ``received`` first, which all connections of a loop share: see `http`.
+    """
 
     def __init__(
-        self, on_request: Callable[[Connection, Stream], None], connections: set[Connection], most_streams: int = 0
+        self,
+        on_request: Callable[[Connection, Stream], None],
+        connections: set[Connection],
+        received: memoryview,
+        most_streams: int = 0,
     ) -> None:
         self._on_request, self._connections, self._most_streams = on_request, connections, most_streams
+        self._new = received
         self._decoder = Decoder()
         self._buffer = b""
         self._streams: dict[int, Stream] = {}
@@ -115,9 +123,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's signature)
+        """Return where to put what comes."""
+        return self._new
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Read every frame that is complete."""
-        data = self._buffer + data if self._buffer else data
+        data = self._buffer + self._new[:nbytes]
         at, end = 0, len(data)
         try:
             if not self._greeted:
