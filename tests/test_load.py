@@ -113,6 +113,14 @@ class TestHttp:
         assert len(found.latency) > 10
         assert found.latency.least_ns > 15e6
 
+    def test_gives_up_an_answer_without_an_end(self, serve: Serve) -> None:
+        """Neither a length nor the connection's end comes: each request is given up once, and is no answer beside."""
+        found = measure(workload(serve(status="endless").address, Arrivals(rate=50), timeout_s=0.2))
+        assert set(found.errors) <= {"timeout", "unanswered"}
+        assert found.errors["timeout"] > 15
+        assert sum(found.errors.values()) == len(found.latency) == 30
+        assert found.rate == 0.0
+
     @pytest.mark.parametrize("status", ["201 Created", "204 No Content", "old", "old, without a length"])
     def test_reads_whatever_a_server_calls_good(self, serve: Serve, status: str) -> None:
         """Answers of class 2xx are good, those without a body too, and HTTP/1.0 ends each with its connection."""

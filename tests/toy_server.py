@@ -49,6 +49,8 @@ class _Server(asyncio.Protocol):
             return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
         if self.status == b"204 No Content":
             return b"HTTP/1.1 204 No Content\r\n\r\n"
+        if self.status == b"endless":
+            return b"HTTP/1.0 200 OK\r\n\r\n" + _ANSWER
         if self.status.startswith(b"old"):
             length = b"Content-Length: %d\r\n" % len(_ANSWER) if self.status == b"old" else b""
             return b"HTTP/1.0 200 OK\r\n" + length + b"\r\n" + _ANSWER

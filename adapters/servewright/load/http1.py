@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -26,6 +27,7 @@ _STAYS = re.compile(rb"\r\nconnection:[ \t]*keep-alive", re.IGNORECASE)
 _WITHOUT_BODY = frozenset({b"204", b"304"})
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _SWEEP_S = 0.1
+_AT_ONCE = struct.pack("ii", 1, 0)
 RECEIVED = 1 << 18  # bytes at once, at most
 
 
@@ -265,8 +267,10 @@ class _Connection(asyncio.BufferedProtocol):
 
     def fail(self, error: str) -> None:
         """Give the request under way up, and the connection with it."""
-        self.busy, self._missing = False, 0
+        self.busy, self._missing, self._to_its_end = False, 0, False
         self._sender.lost(self)
+        # With a reset: of a server that is overrun, thousands of ports would else be taken for a minute.
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.transport.abort()
         self._sender.done(self.started, error)
 
