@@ -423,6 +423,11 @@ class TestPrinting:
         monkeypatch.setattr(sys, "stdout", terminal)
         printing.table(("a", "bb"), [("[red]x", 1)])
         assert "[red]x" in terminal.getvalue()
+        monkeypatch.setenv("COLUMNS", "40")
+        monkeypatch.setattr(sys, "stdout", narrow := Terminal())
+        printing.table(("name", "address"), [("n" * 30, "127.0.0.1:8501")])
+        assert "\N{HORIZONTAL ELLIPSIS}" not in narrow.getvalue()
+        assert "8501" in "".join(narrow.getvalue().split())
 
     def test_ends_reports_with_the_result(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Notes, timings, and one line that says what came of it, on which server."""

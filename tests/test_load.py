@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from servewright import state
 from servewright.backend import Payload, Transport
 from servewright.cli import run
 from servewright.errors import InputError, ProbeError
@@ -32,6 +33,13 @@ from servewright.load.watching import client_bound
 from servewright.load.workload import Closed, Endpoint, Pace, Workload
 
 Serve = Callable[..., "Toy"]
+SPEC = """servewright: 1
+name: NAME
+model: {path: NAME, format: saved_model, deployed: true}
+signature:
+  inputs: [{name: x, dtype: float32, shape: [null]}]
+  outputs: [{name: y, dtype: float32, shape: [null]}]
+"""
 PAYLOAD = Payload(target="/predict", body=b'{"x": 1}', headers={"Content-Type": "application/json"})
 
 
@@ -306,6 +314,8 @@ class TestSelfWatch:
     def test_late_sending_is_told(self) -> None:
         """Requests that leave late by more than 5 % of the latency make the numbers the client's own."""
         assert "late" in client_bound(self.spread(10), self.spread(0.6), 0.1, saturated=False)
+        unsent = client_bound(self.spread(10), self.spread(0.4), 0.1, saturated=False, due=2 * len(self.spread(0.4)))
+        assert "requests left that were due" in unsent
         assert not client_bound(self.spread(10), self.spread(0.4), 0.1, saturated=False)
 
     def test_the_stump_at_the_end_of_a_load_says_nothing(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,12 +507,46 @@ class TestCommand:
         # Three windows that agree end a load early.
         assert (document["requests"] >= 15) if document["ended"] == "stable" else (document["requests"] == 30)
 
+    def test_fails_where_no_answer_was_good(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The errors are printed, and the exit code is that of a server that fails."""
+        (tmp_path / "x.json").write_text("{}")
+        url = f"http://{serve(status='404 Not Found').address}/x"
+        words = ["--data", str(tmp_path / "x.json"), "--rate", "50/s", "--duration", "600ms", "--allow-client-bound"]
+        assert run(["load", url, *words]) == 4
+        said = capsys.readouterr()
+        assert "HTTP 404: 30 (100.00% of requests)" in said.out
+        assert "latency   -" in said.out
+        assert "no request got a good answer" in said.err
+        assert run(["load", url, *words, "--json"]) == 4
+        assert json.loads(capsys.readouterr().out)["ok"] is False
+
+    def test_names_a_server_that_is_dead(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody waits for an answer that cannot come; and of several models, one is to be loaded."""
+        monkeypatch.setenv("SERVEWRIGHT_STATE", str(tmp_path / "state"))
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.yaml").write_text(SPEC.replace("NAME", name))
+        (tmp_path / "fleet.yaml").write_text("servewright: 1\nfleet: both\nmodels: [one.yaml, two.yaml]\n")
+        with state.claimed("one") as folder:
+            gone = state.Record(
+                name="one", backend="tfserving", runtime="embedded", endpoints={"http": "127.0.0.1:1"}, spec="",
+                run=str(folder), log=str(folder / "log"), stand_in=True, site={}, models=("one",), pid=2**22 + 1,
+            )  # fmt: skip
+            state.write(folder, gone)
+        assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s"]) == 4
+        assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        assert run(["load", str(tmp_path / "fleet.yaml"), "--rate", "5/s"]) == 2
+        assert "has 2 models; load the spec of one" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         "words",
         [[], ["--rate", "5/s", "--concurrency", "2"], ["--rate", "fast"], ["--rate", "5/s", "--duration", "3"],
          ["--rate", "5/s", "--slo", "p99=1ms"], ["--rate", "0/s"], ["--rate", "5/s", "--header", "x"],
          ["--rate", "5/s", "--header", ":x"], ["--rate", "5/s", "--header", "X: \u0151"],
-         ["--rate", "5/s", "--transport", "grpc"]],
+         ["--rate", "5/s", "--transport", "grpc"], ["--rate", "\u00b2"]],
     )  # fmt: skip
     def test_refuses_what_makes_no_sense(self, words: list[str], tmp_path: Path) -> None:
         """Options that contradict each other, or say nothing, are bad input."""

@@ -612,6 +612,23 @@ class TestCommand:
             assert (code, said in err) == (2, True), err
         assert not (workshop.folder / "study").exists()
 
+    def test_begins_no_study_that_cannot_be_measured(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
+        """The corrected command needs no other -o."""
+        spec, study_folder = workshop.write(workshop.values(backend)), workshop.folder / "study"
+        np.savez(workshop.folder / "wrong.npz", other=np.zeros((4, 2), np.float32))
+        words = ("tune", spec, "-b", backend.name, "-o", study_folder)
+        code, _, err = cli(*words, "--data", workshop.folder / "wrong.npz")
+        assert (code, "the signature names" in err) == (2, True), err
+        assert not study_folder.exists()
+        journal = Journal.create(study_folder / NAME, {})
+        journal.append("server", {})
+        journal.forget()
+        assert not journal.path.exists()
+        journal = Journal.create(study_folder / NAME, {})
+        journal.append("service_times", {"found": []})
+        journal.forget()
+        assert journal.path.exists()
+
     def test_goes_on_as_it_began(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
         """Options that a study did not begin with are refused with --resume, not passed over."""
         spec = workshop.write(workshop.values(backend))
@@ -626,6 +643,7 @@ class TestCommand:
             code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume", *words)
             assert code == 2
             assert f"began with another {words[0]}" in err
+        assert journal.path.exists()
         (workshop.folder / "other.npz").write_bytes(b"other")
         data = ("--data", workshop.folder / "other.npz")
         words = ("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume")

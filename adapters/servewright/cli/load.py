@@ -55,6 +55,10 @@ def command(target: str, **options: Any) -> None:
 def progress(window: Window) -> None:
     """Say on stderr how a load goes."""
     latency = window.latency
+    if not len(latency):
+        if window.errors:
+            printing.stage(f"no answer, {window.errors.total()} errors")
+        return
     printing.stage(
         f"{window.rate:.1f}/s, p50 {latency.percentile(0.5) / 1e6:.2f} ms, p99 {latency.percentile(0.99) / 1e6:.2f} ms"
         + (f", {window.errors.total()} errors" if window.errors else "")
@@ -67,7 +71,8 @@ def shown(found: Measurement) -> None:
     asked = f"{found.asked:g}/s asked" if found.asked is not None else f"{found.concurrency} callers in a closed loop"
     printing.line(f"rate      {found.rate:.1f}/s ({asked})")
     latencies = document["latency_ms"]
-    printing.line("latency   " + ", ".join(f"{name} {value} ms" for name, value in latencies.items()))
+    known = ", ".join(f"{name} {value} ms" for name, value in latencies.items() if value is not None)
+    printing.line(f"latency   {known or '-'}")
     errors = ", ".join(f"{kind}: {count}" for kind, count in found.errors.items()) or "none"
     printing.line(f"errors    {errors}" + (f" ({found.error_share:.2%} of requests)" if found.errors else ""))
     printing.line(f"ended     {found.ended} after {found.seconds:.1f} s")

@@ -54,6 +54,8 @@ def run(target: str, **options: Any) -> None:
     from servewright import pipeline
 
     fleet = pipeline.load(Path(target))
+    if len(fleet.models) != 1:
+        raise InputError(f"{target} has {len(fleet.models)} models; load the spec of one, with --name {fleet.name}")
     server, name = _server(fleet.name, options)
     backend = pipeline.backend_for(fleet, options["backend"] or name)
     client = backend.connect(server)
@@ -62,7 +64,9 @@ def run(target: str, **options: Any) -> None:
 
         document = fleet.models[0]
         inputs = requests.samples(document, file=options["data"])
-        payloads, credentials = requests.prepared(document, backend, client, options["transport"], inputs)
+        payloads, credentials = requests.prepared(
+            document, backend, client, options["transport"], inputs, file=options["data"]
+        )
         aim = _Aim(
             endpoint=requests.endpoint(server, options["transport"]),
             payloads=payloads,
@@ -81,6 +85,8 @@ def _server(name: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
     given = {transport: options[transport] for transport in ("http", "grpc") if options[transport]}
     if not given:
         record = state.find(options["name"] or name)
+        if state.word_for(record) == "dead":
+            raise ProbeError(f"{record.name} is dead; see: servewright logs {record.name}")
         return record.server(), record.backend
     if options["key_file"]:
         given["key_file"] = str(options["key_file"])
@@ -182,6 +188,9 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
         shown(found)
     if found.ended == "interrupted":
         raise SystemExit(int(ExitCode.INTERRUPTED))
+    if not found.rate:
+        printing.stage("no request got a good answer")
+        raise SystemExit(int(ExitCode.SERVER_FAILED))
 
 
 def _processes(workload: Workload) -> int:
@@ -195,7 +204,7 @@ def _processes(workload: Workload) -> int:
 
 def _rate(text: str) -> float:
     try:
-        return float(text) if text.replace(".", "", 1).isdigit() else units.parse_rate_per_s(text)
+        return float(text) if text.replace(".", "", 1).isdecimal() else units.parse_rate_per_s(text)
     except units.UnitError as error:
         raise InputError(f"--rate: {error}") from error
 

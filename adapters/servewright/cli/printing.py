@@ -103,7 +103,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     if sys.stdout.isatty():
         from rich.table import Table
 
-        drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for name in columns:
+            drawn.add_column(name, overflow="fold")  # an ellipsis would hide a port, or a whole setting
         for row in texts:
             drawn.add_row(*row)
         console().print(drawn)

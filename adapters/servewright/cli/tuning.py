@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def run(spec: Path, **options: Any) -> None:
         tuning=tuning, text=spec.read_bytes().decode("utf-8-sig"), transport=options["transport"], data=options["data"],
         image=options["image"], trust=options["trust"],
     )  # fmt: skip
+    beside = spec.absolute().parent
+    if not os.access(beside, os.W_OK):
+        raise InputError(f"{beside} cannot be written, and the tuned spec goes there; copy the spec to another folder")
     folder = options["output"] or Path(f"{fleet.name}-{backend.name}-study")
     found = tuner.tune(
         subject, ask, folder, backends=registry.names(), resume=options["resume"], given=_given(),
@@ -46,13 +50,15 @@ def run(spec: Path, **options: Any) -> None:
     )  # fmt: skip
     write_texts({"report.html": page.html(found)}, folder)
     written = found.winner is not None and found.state != "interrupted"
-    wrote = spec.absolute().parent / tuner.tuned_name(subject) if written else None
+    wrote = beside / tuner.tuned_name(subject) if written else None
     if options["as_json"]:
         printing.as_json({"ok": found.state not in ("nothing", "interrupted"), "study": str(folder / study.FILE)}
                          | found.model_dump(mode="json"))  # fmt: skip
     else:
         shown(found, folder, wrote)
     if found.state == "interrupted":
+        again = f"servewright tune {spec} -b {backend.name} -o {folder} --resume"
+        printing.stage(f"interrupted; nothing that was measured is lost: {again}")
         raise SystemExit(int(ExitCode.INTERRUPTED))
     if found.state == "nothing":
         raise SystemExit(int(ExitCode.CHECK_FAILED))
@@ -95,7 +101,7 @@ def _ask(spec: Any, options: dict[str, Any]) -> Any:
 def rate_of(text: str) -> float:
     """Read ``--rate``: 200/s, or a bare number."""
     try:
-        rate = float(text) if text.replace(".", "", 1).isdigit() else units.parse_rate_per_s(text)
+        rate = float(text) if text.replace(".", "", 1).isdecimal() else units.parse_rate_per_s(text)
     except units.UnitError as error:
         raise InputError(f"--rate: {error}") from error
     if rate <= 0:

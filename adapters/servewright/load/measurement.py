@@ -76,7 +76,7 @@ class Measurement:
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
-            "ok": not self.client_bound,
+            "ok": not self.client_bound and self.ended != "interrupted" and self.rate > 0,
             "asked_rate": self.asked,
             "concurrency": self.concurrency,
             "rate": round(self.rate, 2),

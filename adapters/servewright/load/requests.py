@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from servewright.backend import Backend, Payload, Transport
-from servewright.errors import InputError, UnavailableError
+from servewright.errors import InputError, ServerAnswerError, UnavailableError
 from servewright.load.workload import Endpoint
 from servewright.samples import Arrays, batchable, different, fitting, load_npz
 from servewright.server import RunningServer
@@ -28,6 +31,14 @@ def samples(document: Document, *, file: Path | None = None, count: int = DIFFER
     return different(spec.signature, known, count, seed=SEED)
 
 
+def stacked(document: Document, rows: int, *, file: Path | None = None) -> Arrays:
+    """Return one input of ``rows`` rows: those of `samples`, over and over. A model without batches has one."""
+    singles = samples(document, file=file)
+    if not batchable(document.spec.signature):
+        return singles[0]
+    return {name: np.concatenate([each[name] for each in islice(cycle(singles), rows)]) for name in singles[0]}
+
+
 def endpoint(server: RunningServer, transport: Transport) -> Endpoint:
     """Return where a server takes requests over ``transport``."""
     if transport not in server.endpoints:
@@ -37,13 +48,26 @@ def endpoint(server: RunningServer, transport: Transport) -> Endpoint:
 
 
 def prepared(
-    document: Document, backend: Backend, client: Any, transport: Transport, inputs: list[Arrays]
+    document: Document,
+    backend: Backend,
+    client: Any,
+    transport: Transport,
+    inputs: list[Arrays],
+    *,
+    file: Path | None = None,
 ) -> tuple[tuple[Payload, ...], Callable[[], Mapping[str, str]]]:
     """Return requests in their final bytes, and what gives the headers that let them in.
 
-    One request is answered first: a load of refusals would measure nothing.
+    One request is answered first: a load of refusals would measure nothing. ``file`` is what ``inputs`` came from.
     """
     if backend.payloads is None:
         raise UnavailableError(f"{backend.title} cannot be loaded by its spec yet; give a URL and --data instead")
-    backend.asking(client, document.spec.signature.name).predict(document.spec.name, inputs[0], transport=transport)
-    return tuple(backend.payloads(document.spec, inputs, transport)), partial(backend.credentials, client)
+    spec = document.spec
+    try:
+        backend.asking(client, spec.signature.name).predict(spec.name, inputs[0], transport=transport)
+    except ServerAnswerError as error:
+        if file is not None or spec.golden:
+            raise
+        hint = "; the inputs were made up to fit the signature: give --data, or golden samples in the spec"
+        raise ServerAnswerError(error.status, error.message + hint) from error
+    return tuple(backend.payloads(spec, inputs, transport)), partial(backend.credentials, client)

@@ -103,6 +103,7 @@ class _Run:
         pace = self._workload.pace
         # The last window of a load that is stopped is a stump, and full of what the windows before it left over.
         long = [window for window in windows if window.seconds >= self._workload.window_s / 2] or windows
+        due = pace.rate * seconds if isinstance(pace, Arrivals) else 0.0
         busiest = max((window.busiest for window in long), default=0.0)
         return Measurement(
             asked=pace.rate if isinstance(pace, Arrivals) else None,
@@ -113,7 +114,7 @@ class _Run:
             lag=whole.lag,
             errors=dict(whole.errors.most_common()),
             ended=self.ended,
-            client_bound=client_bound(whole.latency, whole.lag, busiest, saturated=self.saturated),
+            client_bound=client_bound(whole.latency, whole.lag, busiest, saturated=self.saturated, due=due),
             busiest=busiest,
             timeline=tuple(point(window) for window in windows),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from time import monotonic
@@ -10,17 +11,21 @@ from servewright.load.histogram import Histogram
 
 MOST_LAG = 0.05
 MOST_CPU = 0.9
+LEAST_SENT = 0.9
 
 Saturated = Callable[[], Callable[[], bool]]
 """Called as a load begins; what it returns tells whether the server has used all that this machine left to it since."""
 
 
-def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturated: bool) -> str:
+def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturated: bool, due: float = 0.0) -> str:
     """Return why the numbers are the client's own, or nothing.
 
     Late sending counts as the server's latency, so it must be small beside it. A process that is always busy may have
-    held its load back, unless the server had nothing left to give.
+    held its load back, unless the server had nothing left to give. So many requests were ``due``; what is not sent is
+    late too, and seen by nobody.
     """
+    if len(lag) < LEAST_SENT * due - 3 * math.sqrt(due):
+        return f"only {len(lag)} of {due:.0f} requests left that were due; use more --processes or a lower --rate"
     late, seen = lag.percentile(0.99), latency.percentile(0.99)
     if late > MOST_LAG * seen:
         return (

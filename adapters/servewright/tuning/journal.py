@@ -72,6 +72,11 @@ class Journal:
         """Return the facts of one kind, in order."""
         return [fact for fact in self.facts if fact["kind"] == kind]
 
+    def forget(self) -> None:
+        """Remove a journal of a study that failed before it had measured anything; others stay."""
+        if all(fact["kind"] in ("study", "server") for fact in self.facts):
+            self.path.unlink(missing_ok=True)
+
     def append(self, kind: str, fact: Mapping[str, Any]) -> None:
         """Write one fact; it is on the disk when this returns."""
         whole = {"kind": kind, **fact}

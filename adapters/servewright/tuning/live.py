@@ -21,7 +21,7 @@ from servewright.load.measurement import Measurement
 from servewright.load.running import StartMethod, measure
 from servewright.load.watching import server_of
 from servewright.load.workload import Closed, Pace, Workload
-from servewright.samples import batchable, made_up
+from servewright.samples import batchable
 from servewright.server import RunningServer
 from servewright.tuning import spec_text
 from servewright.tuning.gain import half_width
@@ -216,7 +216,9 @@ class LiveBench:
             server, client = launching.start(fleet, backend, artifact, subject.choice)
             try:
                 inputs = requests.samples(document, file=subject.data)
-                payloads, headers = requests.prepared(document, backend, client, subject.transport, inputs)
+                payloads, headers = requests.prepared(
+                    document, backend, client, subject.transport, inputs, file=subject.data
+                )
                 self.identity = backend.identity(client)
                 serving = Serving(
                     server=server, client=client, payloads=payloads, headers=headers, identity=self.identity
@@ -229,9 +231,11 @@ class LiveBench:
                 server.stop()
 
     def _payload(self, serving: Serving, rows: int) -> tuple[Payload, ...]:
-        document, backend = self.subject.document, self.subject.backend
-        inputs = [made_up(document.spec.signature, rows, seed=requests.SEED + rows)]
-        found, _ = requests.prepared(document, backend, serving.client, self.subject.transport, inputs)
+        subject, document = self.subject, self.subject.document
+        inputs = [requests.stacked(document, rows, file=subject.data)]
+        found, _ = requests.prepared(
+            document, subject.backend, serving.client, subject.transport, inputs, file=subject.data
+        )
         return found
 
     def loaded(
@@ -242,7 +246,8 @@ class LiveBench:
         workload = Workload(
             endpoint=requests.endpoint(serving.server, self.subject.transport),
             payloads=payloads or serving.payloads, pace=pace, duration_s=seconds or self.each_s,
-            warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S, processes=1 + int(rate // _PER_PROCESS), settle=not seconds,
+            warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S,
+            processes=min(1 + int(rate // _PER_PROCESS), machine().cores), settle=not seconds,
         )  # fmt: skip
         pid = getattr(serving.server.handle, "pid", None)
         found = measure(

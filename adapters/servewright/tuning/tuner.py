@@ -15,7 +15,16 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from servewright.backend import Identity
-from servewright.errors import CheckFailedError, InputError, LaunchError, ProbeError, SpecError, UnavailableError
+from servewright.errors import (
+    CheckFailedError,
+    InputError,
+    LaunchError,
+    ProbeError,
+    ServewrightError,
+    SpecError,
+    UnavailableError,
+)
+from servewright.load import requests
 from servewright.load.saturation import Slo
 from servewright.rendering import check, render
 from servewright.spec import ModelSource
@@ -34,6 +43,7 @@ Listener = Callable[[str], None]
 _CALLERS: Final = 64
 _STRONG: Final = 3
 _DELAY: Final = "batching.max_delay"  # every backend renders it by itself
+_WIDE: Final = 1.5  # the ends of a gain's interval, one over the other: more rounds would tell more
 _TUNED_ON: Final = "# Tuned on a stand-in"
 # Of what a closed loop reaches: the rates of open loops that are compared for the greatest within the promises.
 _LADDER: Final = tuple(round(0.3 * 1.13**step, 4) for step in range(12))
@@ -98,8 +108,14 @@ def tune(
         _same(journal, identity, path)
         ask, goal = _as_begun(journal, ask, goal, given, path)
     else:
+        requests.samples(subject.document, file=subject.data)  # what cannot be sent is to begin no study
         journal = Journal.create(path, identity)
-    return _Tuner(subject, ask, goal, journal, folder, spec_file, backends, on_stage, on_measured).run()
+    try:
+        return _Tuner(subject, ask, goal, journal, folder, spec_file, backends, on_stage, on_measured).run()
+    except ServewrightError:
+        if not resume:
+            journal.forget()
+        raise
 
 
 def _same(journal: Journal, identity: dict[str, Any], path: Path) -> None:
@@ -441,16 +457,21 @@ def conclusion(state: str, found: Found, comparison: Comparison | None, goal: Go
     if comparison is None:
         return f"best measured: {said} with {best.rate:.0f}/s at a p99 of {p99}; not compared with the default"
     what = "rate" if comparison.of == "rate" else "speed at p99"
+    load = comparison.load
     figures = f"{comparison.gain:.2f} times the default's {what} ({comparison.low:.2f} to {comparison.high:.2f})"
     rounds = f"{len(comparison.rounds)} rounds"
     if comparison.keeps_alone:
         good = len(comparison.rounds) - comparison.tuned_broke
         kept = f" in {good} of {rounds}" if comparison.tuned_broke else ""
-        broke = f"which the default breaks in {comparison.default_broke} of {rounds}"
+        why = next(filter(None, (goal.slo.broken_by(each.default, asked=load.rate) for each in comparison.rounds)))
+        broke = f"which the default breaks in {comparison.default_broke} of {rounds} ({why})"
         return f"{said}: keeps the promises{kept} under {comparison.load}, {broke}; {figures}"
     if comparison.beats:
         return f"{said}: {figures} under {comparison.load}"
     if comparison.tuned_fails:
+        why = next(filter(None, (goal.slo.broken_by(each.tuned, asked=load.rate) for each in comparison.rounds)))
         broke = f"broke a promise in {comparison.tuned_broke} of {rounds}"
-        return f"nothing is changed: the best that was measured, {said}, {broke} beside the default; {figures}"
-    return f"nothing beats the default within noise; best was {said}: {figures} under {comparison.load}"
+        return f"nothing is changed: the best that was measured, {said}, {broke} beside the default ({why}); {figures}"
+    unsure = comparison.high > max(1.0, _WIDE * comparison.low)
+    more = f"; {rounds} tell little of it, a new study with more --rounds may tell more" if unsure else ""
+    return f"nothing beats the default within noise; best was {said}: {figures} under {comparison.load}{more}"
