@@ -22,7 +22,7 @@ import pytest
 from servewright import pipeline, registry, state
 from servewright.backend import Payload, Transport
 from servewright.cli import run
-from servewright.errors import InputError, ProbeError, ServerAnswerError
+from servewright.errors import InputError, LoadError, ProbeError, ServerAnswerError
 from servewright.load import requests
 from servewright.load.arrivals import Arrivals
 from servewright.load.histogram import Histogram
@@ -100,6 +100,12 @@ class TestHttp:
         assert (len(found.latency), found.errors, found.ended) == (100, {}, "duration")
         assert found.asked == 100
         assert found.rate == pytest.approx(100, rel=0.15)
+
+    def test_says_why_one_of_its_processes_failed(self, serve: Serve) -> None:
+        """What goes wrong there is our own defect, and no lack of memory."""
+        payload = dataclasses.replace(PAYLOAD, headers={"X-Name": "\u0151"})
+        with pytest.raises(LoadError, match=r"failed \(UnicodeEncodeError: .*report it"):
+            measure(workload(serve().address, Closed(concurrency=1), payload=payload))
 
     @pytest.mark.parametrize("status", ["503 Service Unavailable", "404 Not Found"])
     def test_counts_refusals_by_status_and_not_as_fast_answers(self, serve: Serve, status: str) -> None:

@@ -8,6 +8,7 @@ import click
 
 from servewright.cli import printing
 from servewright.cli.options import PATH, json_option
+from servewright.errors import ServewrightError
 
 
 @click.command(
@@ -23,7 +24,10 @@ from servewright.cli.options import PATH, json_option
 )  # fmt: skip
 @json_option
 def command(study: Path, *, rate: str, head_room: float, as_json: bool) -> None:
-    """Say how many replicas of what STUDY found a rate needs, and their p99; simulated, not measured."""
+    """Say how many replicas of what STUDY found a rate needs, and their p99; simulated, not measured.
+
+    The study keeps the plan, for `servewright report`.
+    """
     from servewright import registry
     from servewright.cli.tuning import rate_of
     from servewright.tuning import planning, tuner
@@ -32,19 +36,24 @@ def command(study: Path, *, rate: str, head_room: float, as_json: bool) -> None:
     found = studies.load(study)
     tuning = tuner.tuning_of(registry.get(found.server.backend))
     fleet = planning.plan(found, tuning.scheduler, rate=rate_of(rate), head_room=head_room)
-    studies.save(found.model_copy(update={"plan": fleet}), study)
+    try:
+        studies.save(found.model_copy(update={"plan": fleet}), study)
+    except ServewrightError as error:
+        printing.stage(f"the study does not keep this plan: {error}")
     settings, _ = planning.planned_with(found)
     if as_json:
         head = {"ok": True, "stand_in": found.server.stand_in, "settings": settings}
         printing.as_json(head | fleet.model_dump(mode="json"))
         return
     tail = f"p99 {fleet.p99_ms:.1f} ms" if fleet.p99_ms is not None else "p99 unknown"
-    printing.line(f"replicas  {fleet.replicas} for {fleet.rate:g}/s, {fleet.head_room:.0%} of each free")
+    printing.line(f"replicas  {fleet.replicas} for {fleet.rate:.10g}/s, {fleet.head_room:.0%} of each free")
     least = "at least " if found.goal.maximise == "latency" else ""  # more than the rate that was asked was never tried
-    printing.line(f"each      {fleet.each:g}/s of {least}{fleet.knee:g}/s measured, {tail} (simulated)")
+    printing.line(f"each      {fleet.each:.10g}/s of {least}{fleet.knee:.10g}/s measured, {tail} (simulated)")
     printing.line("with      " + " ".join(f"{name}={value}" for name, value in settings.items()))
     if not fleet.keeps:
         limit = found.goal.latency_ms["p99"]
         printing.line(f"note      a p99 of {limit:g} ms is promised: by this simulation no number of replicas keeps it")
+    if found.winner is None:
+        printing.line("note      no tuned spec has these settings: nothing beat the default, and they measured best")
     if found.server.stand_in:
         printing.line("note      measured on a stand-in: the real server's figures differ")

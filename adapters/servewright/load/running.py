@@ -135,6 +135,8 @@ class _Run:
                 raise LoadError("a process of the load died; look for a lack of memory") from error
 
     def _take(self, pipe: Connection, report: dict[str, Any]) -> None:
+        if why := report.get("crashed"):
+            raise LoadError(f"a process of the load failed ({why}); report it as a defect of servewright")
         if report.get("done"):
             self._rest.add(report)
             self._left.remove(pipe)
@@ -179,6 +181,8 @@ def _processes(workload: Workload, headers: Mapping[str, str], start_method: Sta
                 answer = pipe.recv()
             except EOFError as error:
                 raise LoadError("a process of the load ended at its start; look for a lack of memory") from error
+            if why := answer.get("crashed"):
+                raise LoadError(f"a process of the load failed ({why}); report it as a defect of servewright")
             if why := answer.get("failed"):
                 raise ProbeError(f"{workload.endpoint.address}: {why}")
         begin = time.monotonic() + _HEAD_START_S

@@ -56,7 +56,12 @@ def main(pipe: Connection, job: Job) -> None:
         suppress(EOFError, BrokenPipeError, ConnectionResetError),
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
-        runner.run(_work(pipe, job))
+        try:
+            runner.run(_work(pipe, job))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, the parent is to say it)
+            pipe.send({"crashed": f"{type(error).__name__}: {error}"})
 
 
 class _Tally:

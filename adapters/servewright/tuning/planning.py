@@ -65,7 +65,7 @@ def planned_with(study: Study) -> tuple[Settings, float]:
     if comparison.tuned_fails:
         raise InputError(
             f"the best setting of the study broke a promise in {comparison.tuned_broke} of {len(comparison.rounds)} "
-            "rounds of its comparison; tune again with a wider promise or a lower rate"
+            "rounds of its comparison; tune again with a tighter --slo, which leaves room"
         )
     kept = [
         each.tuned.rate

@@ -408,8 +408,8 @@ def not_kept(comparison: Comparison) -> str:
         return ""
     rounds = _counted(len(comparison.rounds), "round")
     return (
-        f"the tuned setting broke a promise in {comparison.tuned_broke} of {rounds} of the comparison: give it "
-        "room, with a lower rate or a wider promise"
+        f"the tuned setting broke a promise in {comparison.tuned_broke} of {rounds} of the comparison: to "
+        "leave it room, tune with a tighter --slo"
     )
 
 
