@@ -576,6 +576,10 @@ class TestCommand:
             state.write(folder, gone)
         assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s"]) == 4
         assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "-b", "torchserve"]) == 2
+        assert "one is a tfserving server; leave out -b" in capsys.readouterr().err
+        assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "--key-file", str(tmp_path / "none")]) == 2
+        assert "--key-file goes with --http or --grpc" in capsys.readouterr().err
         assert run(["load", str(tmp_path / "fleet.yaml"), "--rate", "5/s"]) == 2
         assert "has 2 models; load the spec of one" in capsys.readouterr().err
 
@@ -584,7 +588,9 @@ class TestCommand:
         [[], ["--rate", "5/s", "--concurrency", "2"], ["--rate", "fast"], ["--rate", "5/s", "--duration", "3"],
          ["--rate", "5/s", "--slo", "p99=1ms"], ["--rate", "0/s"], ["--rate", "5/s", "--header", "x"],
          ["--rate", "5/s", "--header", ":x"], ["--rate", "5/s", "--header", "X: \u0151"],
-         ["--rate", "5/s", "--transport", "grpc"], ["--rate", "\u00b2"]],
+         ["--rate", "5/s", "--transport", "grpc"], ["--rate", "\u00b2"], ["--concurrency", "2", "--poisson"],
+         ["--rate", "5/s", "--backend", "tfserving"], ["--rate", "5/s", "--name", "x"],
+         ["--rate", "5/s", "--grpc", "127.0.0.1:1"]],
     )  # fmt: skip
     def test_refuses_what_makes_no_sense(self, words: list[str], tmp_path: Path) -> None:
         """Options that contradict each other, or say nothing, are bad input."""

@@ -45,8 +45,14 @@ def run(target: str, **options: Any) -> None:
         raise click.UsageError("say how much: --rate, --concurrency, or --find-max with --slo")
     if options["rate"] and options["concurrency"]:
         raise click.UsageError("--rate is an open loop and --concurrency a closed one; give one of them")
+    if options["poisson"] and options["concurrency"]:
+        raise click.UsageError("--poisson is how requests of an open loop come; leave it out with --concurrency")
     extra = _headers(options["headers"])
     if "://" in target:
+        of_a_spec = [name for name in ("backend", "name", "http", "grpc", "key_file") if options[name]]
+        if of_a_spec:
+            option = "--" + of_a_spec[0].replace("_", "-")
+            raise click.UsageError(f"{option} goes with a SPEC; a URL says where to send, and --header with what key")
         if options["transport"] != "http":
             raise click.UsageError("a URL is loaded over HTTP; for gRPC give a SPEC, with --grpc for where it runs")
         _measure(_anywhere(target, options["data"], extra), options)
@@ -84,7 +90,11 @@ def _server(name: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
 
     given = {transport: options[transport] for transport in ("http", "grpc") if options[transport]}
     if not given:
+        if options["key_file"]:
+            raise click.UsageError("--key-file goes with --http or --grpc; a server of `up` has its own")
         record = state.find(options["name"] or name)
+        if options["backend"] not in (None, record.backend):
+            raise InputError(f"{record.name} is a {record.backend} server; leave out -b, or give another --name")
         if state.word_for(record) == "dead":
             raise ProbeError(f"{record.name} is dead; see: servewright logs {record.name}")
         return record.server(), record.backend
