@@ -576,6 +576,9 @@ class TestCommand:
             state.write(folder, gone)
         assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s"]) == 4
         assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        assert run(["probe", str(tmp_path / "one.yaml"), "--name", "one"]) == 4
+        assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        monkeypatch.setattr(state, "word_for", lambda _: "running")
         assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "-b", "torchserve"]) == 2
         assert "one is a tfserving server; leave out -b" in capsys.readouterr().err
         assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "--key-file", str(tmp_path / "none")]) == 2

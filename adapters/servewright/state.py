@@ -16,7 +16,7 @@ from platformdirs import user_state_path
 
 from servewright import processes, runs
 from servewright.backend import Site
-from servewright.errors import InputError, ServewrightError
+from servewright.errors import InputError, LaunchError, ServewrightError
 from servewright.server import Handle, RunningServer
 
 FILE = "server.json"
@@ -107,6 +107,14 @@ def find(name: str) -> Record:
             return record
     names = ", ".join(record.name for record in known) or "none runs"
     raise InputError(f"no server {name!r} ({names}); see: servewright ps")
+
+
+def running(name: str) -> Record:
+    """Return the record of the server called ``name``, which is to be asked something; `LaunchError` for a dead one."""
+    record = find(name)
+    if word_for(record) == "dead":
+        raise LaunchError(f"{name} is dead; see: servewright logs {name}")
+    return record
 
 
 @contextmanager

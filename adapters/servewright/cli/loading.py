@@ -92,11 +92,9 @@ def _server(name: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
     if not given:
         if options["key_file"]:
             raise click.UsageError("--key-file goes with --http or --grpc; a server of `up` has its own")
-        record = state.find(options["name"] or name)
+        record = state.running(options["name"] or name)
         if options["backend"] not in (None, record.backend):
             raise InputError(f"{record.name} is a {record.backend} server; leave out -b, or give another --name")
-        if state.word_for(record) == "dead":
-            raise ProbeError(f"{record.name} is dead; see: servewright logs {record.name}")
         return record.server(), record.backend
     if options["key_file"]:
         given["key_file"] = str(options["key_file"])

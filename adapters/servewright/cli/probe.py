@@ -62,7 +62,7 @@ def command(
     from servewright import pipeline, state
     from servewright.server import RunningServer
 
-    record = state.find(name) if name is not None else None
+    record = state.running(name) if name is not None else None
     fleet, chosen = pipeline.choose(
         spec, backend or (record.backend if record else None), environment=environment, shard=shard
     )
