@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,20 @@ def run(spec: Path, **options: Any) -> None:
     else:
         shown(found, folder, wrote)
     if found.state == "interrupted":
-        again = f"servewright tune {spec} -b {backend.name} -o {folder} --resume"
-        printing.stage(f"interrupted; nothing that was measured is lost: {again}")
+        printing.stage(f"interrupted; go on with: {_again(spec, backend.name, folder, options)}")
         raise SystemExit(int(ExitCode.INTERRUPTED))
     if found.state == "nothing":
         raise SystemExit(int(ExitCode.CHECK_FAILED))
+
+
+def _again(spec: Path, backend: str, folder: Path, options: dict[str, Any]) -> str:
+    """Return the command that goes on with a study: what it is about must be said again, its goal need not."""
+    words = ["servewright", "tune", str(spec), "-b", backend, "-o", str(folder), "--resume"]
+    given = _given()
+    for name in ("runtime", "image", "transport", "data"):
+        if name in given:
+            words += [f"--{name}", str(options[name])]
+    return shlex.join([*words, "--trust"] if options["trust"] else words)
 
 
 def _given() -> frozenset[str]:

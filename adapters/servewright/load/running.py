@@ -135,8 +135,7 @@ class _Run:
                 raise LoadError("a process of the load died; look for a lack of memory") from error
 
     def _take(self, pipe: Connection, report: dict[str, Any]) -> None:
-        if why := report.get("crashed"):
-            raise LoadError(f"a process of the load failed ({why}); report it as a defect of servewright")
+        _refuse_crashed(report)
         if report.get("done"):
             self._rest.add(report)
             self._left.remove(pipe)
@@ -181,8 +180,7 @@ def _processes(workload: Workload, headers: Mapping[str, str], start_method: Sta
                 answer = pipe.recv()
             except EOFError as error:
                 raise LoadError("a process of the load ended at its start; look for a lack of memory") from error
-            if why := answer.get("crashed"):
-                raise LoadError(f"a process of the load failed ({why}); report it as a defect of servewright")
+            _refuse_crashed(answer)
             if why := answer.get("failed"):
                 raise ProbeError(f"{workload.endpoint.address}: {why}")
         begin = time.monotonic() + _HEAD_START_S
@@ -197,6 +195,11 @@ def _processes(workload: Workload, headers: Mapping[str, str], start_method: Sta
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def _refuse_crashed(report: Mapping[str, Any]) -> None:
+    if why := report.get("crashed"):
+        raise LoadError(f"a process of the load failed ({why}); report it as a defect of servewright")
 
 
 @contextmanager

@@ -413,6 +413,11 @@ def not_kept(comparison: Comparison) -> str:
     )
 
 
+def _first_broken(goal: Goal, load: Load, rounds: Sequence[study.Seen]) -> str:
+    """Return the first promise that was broken in any of ``rounds``."""
+    return next(filter(None, (goal.slo.broken_by(seen, asked=load.rate) for seen in rounds)), "")
+
+
 def _named(settings: Settings) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
@@ -463,13 +468,13 @@ def conclusion(state: str, found: Found, comparison: Comparison | None, goal: Go
     if comparison.keeps_alone:
         good = len(comparison.rounds) - comparison.tuned_broke
         kept = f" in {good} of {rounds}" if comparison.tuned_broke else ""
-        why = next(filter(None, (goal.slo.broken_by(each.default, asked=load.rate) for each in comparison.rounds)))
+        why = _first_broken(goal, load, [each.default for each in comparison.rounds])
         broke = f"which the default breaks in {comparison.default_broke} of {rounds} ({why})"
         return f"{said}: keeps the promises{kept} under {comparison.load}, {broke}; {figures}"
     if comparison.beats:
         return f"{said}: {figures} under {comparison.load}"
     if comparison.tuned_fails:
-        why = next(filter(None, (goal.slo.broken_by(each.tuned, asked=load.rate) for each in comparison.rounds)))
+        why = _first_broken(goal, load, [each.tuned for each in comparison.rounds])
         broke = f"broke a promise in {comparison.tuned_broke} of {rounds}"
         return f"nothing is changed: the best that was measured, {said}, {broke} beside the default ({why}); {figures}"
     unsure = comparison.high > max(1.0, _WIDE * comparison.low)
