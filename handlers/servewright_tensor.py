@@ -10,6 +10,7 @@ and errors are TorchServe's own ``PredictionException``, which carries an HTTP s
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import logging
 import math
@@ -53,6 +54,7 @@ FRAME_CODES = {name: code for code, name in FRAME_DTYPES.items()}
 Tensors = dict[str, np.ndarray]
 Specs = Sequence[Mapping[str, Any]]  # each: name, dtype, shape (a list, with None for any size; or None: any rank)
 Model = Callable[[Tensors], Tensors]
+Takes = tuple[Sequence[str], Sequence[str]]  # the names of a module's parameters, and which can be given by name
 
 logger = logging.getLogger(__name__)
 
@@ -578,7 +580,7 @@ def load_model(
         if options.get("compile") or options.get("script") or options.get("dtype", "float32") != "float32":
             raise ValueError("compile, script and dtype are for torch models, and this one is onnx")
         return onnx_model(folder / model["file"], options, inputs, outputs)
-    module = load_module(folder, model, device)
+    module, takes = load_module(folder, model, device)
     if options.get("script"):
         if model["format"] == "exported_program":
             raise ValueError("an exported program cannot be scripted; use compile")
@@ -587,28 +589,31 @@ def load_model(
         module = torch.jit.optimize_for_inference(module)
     autocast = getattr(torch, options.get("dtype", "float32"))
     if options.get("compile"):
-        run = torch_model(torch.compile(module), device, autocast, inputs, outputs)
+        run = torch_model(torch.compile(module), takes, device, autocast, inputs, outputs)
         warm_up(run, inputs)
         return run
-    return torch_model(module, device, autocast, inputs, outputs)
+    return torch_model(module, takes, device, autocast, inputs, outputs)
 
 
 # Where training loops put the weights beside their own state.
 NESTS = ("state_dict", "model_state_dict", "model")
 
 
-def load_module(folder: Path, model: Mapping[str, Any], device: torch.device) -> Any:
-    """Return the module in eval mode on its device; of a state dict, weights only are unpickled."""
+def load_module(folder: Path, model: Mapping[str, Any], device: torch.device) -> tuple[Any, Takes]:
+    """Return the module in eval mode on its device, and what it takes; of a state dict, weights only are unpickled."""
     path, form = folder / model["file"], model["format"]
     if form == "torchscript":
-        return torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
+        module = torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
+        names = [argument.name for argument in module.forward.schema.arguments[1:]]
+        return module, (names, names)
     if form == "exported_program":
         program = torch.export.load(path)
+        takes = taken_by_program(program)
         if device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, device)
-        return program.module()  # exported in eval mode or not: it cannot be changed any more
+        return program.module(), takes  # exported in eval mode or not: it cannot be changed any more
     if form != "state_dict":
         raise ValueError(f"{form} is not one of torchscript, state_dict, exported_program, onnx")
     module = network(folder / model["code"], model["class"])
@@ -618,7 +623,17 @@ def load_module(folder: Path, model: Mapping[str, Any], device: torch.device) ->
             weights = weights[nest]
             break
     module.load_state_dict(weights)
-    return module.to(device).eval()
+    kinds = {name: each.kind for name, each in inspect.signature(module.forward).parameters.items()}
+    names = [name for name, kind in kinds.items() if kind not in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD)]
+    return module.to(device).eval(), (names, [name for name in names if kinds[name] != kinds[name].POSITIONAL_ONLY])
+
+
+def taken_by_program(program: Any) -> Takes:
+    """Return what an exported program takes: by the names of forward's parameters, where each is one tensor."""
+    call = program.module_call_graph[0].signature
+    graph = list(program.graph_signature.user_inputs)
+    own = call.forward_arg_names or []
+    return (list(own) if len(own) == len(graph) else graph), list(call.in_spec.child(1).context or ())
 
 
 def network(path: Path, name: str) -> torch.nn.Module:
@@ -636,32 +651,71 @@ def network(path: Path, name: str) -> torch.nn.Module:
     return made
 
 
-def torch_model(module: Any, device: torch.device, autocast: torch.dtype, inputs: Specs, outputs: Specs) -> Model:
-    """Return a torch module as a function of named arrays; its arguments are in the signature's order."""
+def torch_model(
+    module: Any, takes: Takes, device: torch.device, autocast: torch.dtype, inputs: Specs, outputs: Specs
+) -> Model:  # fmt: skip
+    """Return a torch module as a function of named arrays."""
+    by_place, by_name = handed([spec["name"] for spec in inputs], takes)
+    dtypes = {spec["name"]: getattr(torch, spec["dtype"]) for spec in inputs}
 
     def run(arrays: Tensors) -> Tensors:
-        arguments = [
-            torch.from_numpy(arrays[spec["name"]]).to(device, getattr(torch, spec["dtype"])) for spec in inputs
-        ]
+        tensors = {name: torch.from_numpy(arrays[name]).to(device, dtype) for name, dtype in dtypes.items()}
+        places = [tensors[name] for name in by_place]
+        keywords = {parameter: tensors[name] for parameter, name in by_name.items()}
         mixed = autocast != torch.float32
         with torch.inference_mode(), torch.autocast(device.type, autocast if mixed else None, enabled=mixed):
-            answer = module(*arguments)
+            answer = module(*places, **keywords)
         return {name: as_array(name, value) for name, value in named(answer, outputs).items()}
 
     return run
 
 
+def handed(inputs: Sequence[str], takes: Takes) -> tuple[list[str], dict[str, str]]:
+    """Return which inputs a module gets by place, in order, and which by which of its parameters' names.
+
+    Inputs with the names of parameters go to these, others in the signature's order.
+    """
+    parameters, keywords = takes
+    if set(inputs) <= set(parameters):
+        pairs = [(name, name) for name in parameters if name in inputs]
+    elif len(inputs) == len(parameters):
+        pairs = list(zip(parameters, inputs, strict=True))
+    else:
+        return list(inputs), {}
+    by_name = {parameter: name for parameter, name in pairs if parameter in keywords}
+    return [name for parameter, name in pairs if parameter not in keywords], by_name
+
+
 def named(answer: Any, outputs: Specs) -> dict[str, Any]:
-    """Return a model's answer by output name: a mapping by its keys, anything else in the signature's order."""
-    names = [spec["name"] for spec in outputs]
+    """Return a model's answer by output name: by its own names, where it has these, else in the signature's order."""
+    names, found = [spec["name"] for spec in outputs], flattened(answer)
+    if set(names) <= set(found):
+        return {name: found[name] for name in names}
+    if len(found) != len(names):
+        raise PredictionException(
+            f"the model gives {len(found)} outputs ({', '.join(found)[:200]}), but the signature names {names}"
+        )
+    return dict(zip(names, found.values(), strict=True))
+
+
+def flattened(answer: Any) -> dict[str, Any]:
+    """Return what a model gave, by name: the keys of mappings, those inside by ``outer_inner``, ``output_0`` and so on.
+
+    What is None is left out: structured outputs name much that a model does not give.
+    """
+    if isinstance(answer, tuple) and (fields := getattr(answer, "_fields", None)):
+        answer = dict(zip(fields, answer, strict=True))
     if isinstance(answer, Mapping):
-        if missing := [name for name in names if name not in answer]:
-            raise PredictionException(f"the model answers {sorted(answer)}, without the signature's {missing}")
-        return {name: answer[name] for name in names}
-    values = list(answer) if isinstance(answer, tuple | list) else [answer]
-    if len(values) != len(names):
-        raise PredictionException(f"the model gives {len(values)} outputs, but the signature names {names}")
-    return dict(zip(names, values, strict=True))
+        return {
+            f"{key}_{inner}" if isinstance(value, Mapping | tuple | list) else str(key): item
+            for key, value in answer.items()
+            if value is not None
+            for inner, item in flattened(value).items()
+        }
+    if isinstance(answer, tuple | list):
+        leaves = [leaf for value in answer if value is not None for leaf in flattened(value).values()]
+        return {f"output_{index}": leaf for index, leaf in enumerate(leaves)}
+    return {"output": answer}
 
 
 def as_array(name: str, value: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import json
 import sys
@@ -26,6 +27,8 @@ model_loader = pytest.importorskip("ts.model_loader")
 pytestmark = pytest.mark.torch
 
 NETWORKS = '''
+from typing import Optional
+
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +69,18 @@ class Both(nn.Module):
 class Pair(nn.Module):
     def forward(self, left, right):
         return left * right, left + right
+
+
+class Scaled(nn.Module):
+    """A parameter between the inputs that nobody gives, another after it, and outputs in outputs."""
+
+    def forward(
+        self, left, power: Optional[float] = None, right: Optional[Tensor] = None, factor: Optional[Tensor] = None
+    ):
+        if right is None or factor is None:
+            return left, (left, left)
+        whole = (left - right) * factor
+        return whole, (left + right, whole.abs())
 
 
 class Words(nn.Module):
@@ -361,6 +376,23 @@ class Bomb:
         return print, ("unpickled",)
 
 
+def _save_scaled(folder: Path, form: str) -> None:
+    """Write the network `Scaled`; a script is made of its source, so it is imported from a file."""
+    spec = importlib.util.spec_from_file_location("scaled_net", folder / "net.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    scaled, rows = module.Scaled().eval(), {0: torch.export.Dim("rows")}
+    if form == "torchscript":
+        torch.jit.script(scaled).save(str(folder / "scaled.pt"))
+        return
+    one, *others = (torch.ones(2, 3) for _ in range(3))
+    given = dict(zip(("right", "factor"), others, strict=True))
+    shapes = {"left": rows, "right": rows, "factor": rows}
+    torch.export.save(torch.export.export(scaled, (one,), given, dynamic_shapes=shapes), folder / "scaled.pt")
+
+
 def _save_onnx(path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -516,6 +548,33 @@ class TestBatches:
         (answer,) = served(http(body, headers))
         np.testing.assert_array_equal(answer.arrays["product"], left * right)
         np.testing.assert_array_equal(answer.arrays["total"], left + right)
+
+    @pytest.mark.parametrize(
+        ("form", "names"),
+        [
+            ("torchscript", ("right", "factor", "left")),
+            ("state_dict", ("right", "factor", "left")),
+            ("exported_program", ("right", "factor", "left")),
+            ("exported_program", ("minuend", "subtrahend", "by")),
+        ],
+    )
+    def test_give_inputs_to_the_parameters_of_their_names(
+        self, form: str, names: tuple[str, str, str], tmp_path: Path, worker: MakeWorker
+    ) -> None:
+        """In whatever order the signature has them; names of one's own go by order; outputs in outputs come flat."""
+        model = state_dict_model(tmp_path, "Scaled")
+        if form != "state_dict":
+            model = {"file": "scaled.pt", "format": form}
+            _save_scaled(tmp_path, form)
+        inputs = [tensor_spec(name, [None, 3]) for name in names]
+        outputs = [tensor_spec(name, [None, 3]) for name in ("difference", "total", "distance")]
+        served = worker("Scaled", inputs, outputs, model=model)
+        values = {"left": 2, "right": 5, "factor": 7}
+        values |= dict(zip(("minuend", "subtrahend", "by"), values.values(), strict=True))
+        body, headers = payload.encode_http({name: np.full((2, 3), values[name], "f4") for name in names})
+        (answer,) = served(http(body, headers))
+        found = {name: array[0, 0] for name, array in answer.arrays.items()}
+        assert found == {"difference": -21, "total": 7, "distance": 21}
 
     def test_an_output_missing_from_a_mapping_is_named(self, worker: MakeWorker) -> None:
         """A model that does not give what its signature names says which."""

@@ -57,6 +57,26 @@ def test_keywords_of_forward_are_given_by_name(models: Any) -> None:
         twice = model.predict({"x": ROWS, "scale": np.full(1, 2, np.float32)})
     np.testing.assert_allclose(twice["scores"], 2 * once["scores"], rtol=1e-6)
     assert list(once) == ["scores", "probabilities"]
+    renamed = signature([("image", "float32"), ("times", "float32")], ["scores", "probabilities"])
+    with ReferenceModel(models["torch"] / "keyword.pt2", signature=renamed) as model:
+        again = model.predict({"times": np.full(1, 2, np.float32), "image": ROWS})
+    np.testing.assert_array_equal(again["scores"], twice["scores"])
+
+
+@pytest.mark.torch
+def test_a_parameter_that_nobody_gives_is_passed_over(tmp_path: Path) -> None:
+    """What comes after it still gets its own input."""
+    torch = pytest.importorskip("torch")
+    (tmp_path / "net.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n"
+        "    def forward(self, left, power=None, right=None):\n"
+        "        return left - right if power is None else left**power\n"
+    )
+    torch.save({}, tmp_path / "weights.pt")
+    wanted = signature([("right", "float32"), ("left", "float32")], ["difference"])
+    with ReferenceModel(tmp_path / "weights.pt", signature=wanted, code=f"{tmp_path / 'net.py'}:Net") as model:
+        found = model.predict({"left": ROWS, "right": 3 * ROWS})
+    np.testing.assert_array_equal(found["difference"], -2 * ROWS)
 
 
 @pytest.mark.torch

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from servewright import pipeline, serving
 from servewright.backend import TRANSPORTS
-from servewright.errors import InputError, ServewrightError, SpecError, UnavailableError
+from servewright.errors import InputError, LaunchError, ServewrightError, SpecError, UnavailableError
+from servewright.processes import wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))
 import embedded_graphs as graphs
@@ -78,6 +80,10 @@ def test_asks_a_kept_server_for_the_signature_of_its_spec(tmp_path: Path, monkey
             assert server.predict(X)["y"].tolist() == [2.0, 3.0]
         with serving.attached("stays") as server:
             assert server.predict(X, transport="grpc")["y"].tolist() == [2.0, 3.0]
+        psutil.Process(server.server.handle.pid).kill()  # type: ignore[union-attr]  (it is a process)
+        wait_until(lambda: not server.alive(), within_s=10, what="the server ends")
+        with pytest.raises(LaunchError, match="stays is dead; see: servewright logs stays"), serving.attached("stays"):
+            pass
     finally:
         pipeline.down("stays")
     assert not server.alive()

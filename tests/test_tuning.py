@@ -27,7 +27,7 @@ from servewright.tuning.knobs import Demand, grid
 from servewright.tuning.live import Subject
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import Found, Question, broken, search
-from servewright.tuning.study import Goal, Load, Measured, Round, Seen, ServiceTime, Settings
+from servewright.tuning.study import Comparison, Goal, Load, Measured, Round, Seen, ServiceTime, Settings
 
 if TYPE_CHECKING:
     from conftest import Cli, Workshop
@@ -183,6 +183,18 @@ class TestSearch:
         first, second = (found_by(Simulated(asked), asked) for _ in range(2))
         assert first.measurements == second.measurements
 
+    def test_asks_the_same_before_it_is_given_more(self) -> None:
+        """Where nothing keeps the promise yet, what is risked depends on what is left: it goes by the first budget."""
+        rates = tuple(Load(rate=round(300 * 1.5**step)) for step in range(6))
+        little = goal(p99_ms=2.3, budget=7).model_copy(update={"loads": rates})
+        much = little.model_copy(update={"budget": 12})
+        before = found_by(Simulated(little), little)
+        after = search(GRID, much, SCHEDULER, Simulated(much), earlier=(7,), rounds=2)
+        count = len(before.measurements)
+        assert after.measurements[:count] == before.measurements
+        assert count < len(after.measurements) <= 10
+        assert found_by(Simulated(much), much).measurements[:count] != before.measurements
+
 
 class TestMemory:
     """A journal behind a search."""
@@ -313,6 +325,52 @@ class TestGain:
         assert verdict in tuner.conclusion("spent", found, compared, asked)
         told = tuner.not_kept(compared)
         assert ("in 1 of 3 rounds" in told) is (tuned_ms.count(80) == 1 and tuned_ms.count(9) == 2)
+
+    @pytest.mark.parametrize(
+        ("failing", "settled", "compared"),
+        [((), 900, [900]), ((900,), 700, [900, 700]), ((900, 700, 500), 900, [900, 700, 500])],
+    )
+    def test_falls_back_where_the_best_fails(
+        self, failing: tuple[int, ...], settled: float, compared: list[float]
+    ) -> None:
+        """To the greatest rate below; where three fail, the best stays what it was, and is not said to win."""
+        rates = [Load(rate=float(each)) for each in (900, 700, 500, 300)]
+        asked = goal().model_copy(update={"loads": tuple(rates)})
+        kept = [
+            Measured(
+                rate=load.rate or 0.0, p50_ms=1, p90_ms=2, p99_ms=40, index=index, stage="verify", load=load,
+                settings={"a": index},
+            )
+            for index, load in enumerate(rates)
+        ]  # fmt: skip
+        unsafe = kept[0].model_copy(update={"load": rates[1], "rate": 800.0, "unsafe": "it ended"})
+        found = Found(measurements=[unsafe, *kept], best=kept[0])
+        asked_for: list[float] = []
+
+        def compare(best: Measured) -> Comparison:
+            asked_for.append(best.rate)
+            fails = best.rate in failing
+            rounds = self.rounds((100, 300), (100, 301))
+            found = gain.compared(rounds, best.load, goal().model_copy(update={"loads": tuple(rates)}))
+            return found.model_copy(update={"tuned_broke": 2 * fails, "beats": not fails})
+
+        comparison = gain.confirmed(found, asked, compare)
+        assert asked_for == compared
+        assert found.best is not None
+        assert found.best.rate == settled
+        assert comparison is not None
+        assert comparison.load == found.best.load
+        assert comparison.beats is (len(failing) < 3)
+
+    def test_has_no_runner_up_that_promises_as_much(self) -> None:
+        """At one load only what kept its promise by more is worth a second look."""
+        head = {"p50_ms": 1, "p90_ms": 2, "stage": "verify", "load": CALLERS}
+        best, near, safe = (
+            Measured(rate=rate, p99_ms=p99, index=index, settings={"a": index}, **head)
+            for index, (rate, p99) in enumerate(((900, 40), (800, 41), (700, 30)))
+        )
+        assert gain.runner_up(Found(measurements=[best, near, safe]), best, goal()) == safe
+        assert gain.runner_up(Found(measurements=[best, near]), best, goal()) is None
 
     def test_is_not_taken_from_another_winner(self, tmp_path: Path) -> None:
         """A study that goes on may find a better setting: what was compared before is nothing to that one."""
@@ -639,17 +697,25 @@ class TestCommand:
         }  # fmt: skip
         head["runtime"] = pipeline.choice_for(pipeline.load(spec), backend, "auto", None).runtime
         journal = Journal.create(workshop.folder / "study" / NAME, head)
-        for words in (("--budget", "12"), ("--time", "1h"), ("--rate", "5/s"), ("--slo", "p99=1ms")):
+        for words, said in (
+            (("--budget", "8"), "has 9 for its --budget"),
+            (("--rounds", "3"), "has 4 for its --rounds"),
+            (("--rate", "5/s"), "began with another --rate"),
+            (("--slo", "p99=1ms"), "began with another --slo"),
+        ):
             code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume", *words)
-            assert code == 2
-            assert f"began with another {words[0]}" in err
+            assert (code, said in err) == (2, True), err
         assert journal.path.exists()
+        about = {"backend": backend.name, "title": "x", "name": "a stand-in", "version": "1", "runtime": "embedded"}
+        journal.append("server", {"server": about | {"stand_in": True}})
+        more = ("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume", "--require-real")
+        for words in (("--budget", "12"), ("--rounds", "6"), ("--time", "1h"), ("--budget", "12"), ()):
+            code, _, err = cli(*more, *words)
+            assert (code, "is a stand-in" in err) == (1, True), err
+        given = [(each["budget"], each["rounds"]) for each in Journal.resume(journal.path).all("more")]
+        assert given == [(12, 4), (12, 6)]
         (workshop.folder / "other.npz").write_bytes(b"other")
         data = ("--data", workshop.folder / "other.npz")
         words = ("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", "--resume")
         code, _, err = cli(*words, *data)
         assert (code, "other --data was sent" in err) == (2, True), err
-        about = {"backend": backend.name, "title": "x", "name": "a stand-in", "version": "1", "runtime": "embedded"}
-        journal.append("server", {"server": about | {"stand_in": True}})
-        code, _, err = cli(*words, "--require-real")
-        assert (code, "is a stand-in" in err) == (1, True), err

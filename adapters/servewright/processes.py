@@ -180,14 +180,14 @@ def start(plan: ProcessPlan, *, detached: bool = False, scratch: tuple[Path, ...
     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
         raise LaunchError(f"cannot start {plan.argv[0]!r} in {plan.workdir}: {error}") from error
     # Until we wait for it, the number is its own, even if it has already ended.
-    created = process_trees.created(psutil.Process(child.pid))
-    if detached:
-        _detached.append(child)
-        return ServerProcess(child.pid, created, plan.log, child=child, scratch=scratch)
     try:
+        created = process_trees.created(psutil.Process(child.pid))
+        if detached:
+            _detached.append(child)
+            return ServerProcess(child.pid, created, plan.log, child=child, scratch=scratch)
         guard = _start_guard(child.pid, created, scratch)
     except BaseException:
-        process_trees.end(child.pid, created, grace_s=0.0)
+        process_trees.end(child.pid, process_trees.created(psutil.Process(child.pid)), grace_s=0.0)
         child.wait()
         raise
     return ServerProcess(child.pid, created, plan.log, child=child, guard=guard, scratch=scratch)

@@ -137,10 +137,10 @@ def kept(
 
 @contextmanager
 def attached(name: str) -> Iterator[Served]:
-    """Yield the server called ``name`` that `up` started; it is left running."""
+    """Yield the server called ``name`` that `up` started; it is left running. `LaunchError` where it has died."""
     from servewright import registry, state
 
-    record = state.find(name)
+    record = state.running(name)
     server = record.server()
     backend = registry.get(record.backend)
     client = backend.connect(server)

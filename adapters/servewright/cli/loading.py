@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,12 +19,11 @@ from servewright.errors import CheckFailedError, ExitCode, InputError, ProbeErro
 if TYPE_CHECKING:
     from servewright.backend import Payload
     from servewright.load.measurement import Measurement
-    from servewright.load.workload import Endpoint, Pace, Workload
+    from servewright.load.workload import Endpoint, Pace
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PRINTABLE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 _NOT_IN_A_TARGET = re.compile(r"[^\x21-\x7e]")
-_PER_PROCESS = 4000.0  # requests per second that one process sends with ease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,14 +140,14 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
     from servewright.load.running import measure
     from servewright.load.saturation import Trial, best_of, find_max, parse_slo
     from servewright.load.watching import server_of
-    from servewright.load.workload import Closed, Workload
+    from servewright.load.workload import Closed, Workload, senders
 
     def once(pace: Pace) -> Measurement:
         workload = Workload(
             endpoint=aim.endpoint, payloads=aim.payloads, pace=pace, duration_s=_seconds(options, "duration"),
             warm_up_s=_seconds(options, "warm_up"), timeout_s=_seconds(options, "timeout"), settle=options["settle"],
+            processes=options["processes"] or senders(pace, os.cpu_count() or 1),
         )  # fmt: skip
-        workload = replace(workload, processes=options["processes"] or _processes(workload))
         found = measure(workload, headers=aim.headers, saturated=server_of(aim.pid), on_window=progress)
         if found.ended == "interrupted" and options["find_max"]:
             raise KeyboardInterrupt
@@ -199,15 +198,6 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
     if not found.rate:
         printing.stage("no request got a good answer")
         raise SystemExit(int(ExitCode.SERVER_FAILED))
-
-
-def _processes(workload: Workload) -> int:
-    """Return how many processes send: as few as can, since they may share the server's cores."""
-    from servewright.load.arrivals import Arrivals
-
-    cores = os.cpu_count() or 1
-    rate = workload.pace.rate if isinstance(workload.pace, Arrivals) else _PER_PROCESS
-    return max(1, min(int(rate // _PER_PROCESS) + 1, cores))
 
 
 def _rate(text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from servewright.backend import Payload, Transport
 from servewright.errors import InputError
@@ -22,6 +22,17 @@ class Closed:
 
 
 Pace: TypeAlias = Arrivals | Closed
+
+_PER_PROCESS: Final = 4000.0  # requests per second that one process sends in time with ease
+
+
+def senders(pace: Pace, cores: int) -> int:
+    """Return how many processes send: as few as can, since they may share the server's ``cores``.
+
+    The callers of a closed loop wait for answers, and nobody knows how many come before they are asked: one process
+    serves them, and says so where it was too slow.
+    """
+    return min(1 + int(pace.rate // _PER_PROCESS), cores) if isinstance(pace, Arrivals) else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect as python_inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +51,8 @@ def load(source: Source, signature: Signature | None) -> Loaded:
     content = torch.load(str(source.path), map_location="cpu", weights_only=not source.trust)
     network = content if isinstance(content, torch.nn.Module) else _filled(source, kind, content, torch)
     network.eval()
-    parameters = list(python_inspect.signature(network.forward).parameters)
-    return torch_runtime.predictor(network, signature, parameters=parameters)
+    parameters, keywords = torch_runtime.parameters_of(network.forward)
+    return torch_runtime.predictor(network, signature, parameters=parameters, keywords=keywords)
 
 
 def _filled(source: Source, kind: Any, content: Any, torch: Any) -> Any:

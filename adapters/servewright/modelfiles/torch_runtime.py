@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,8 +42,8 @@ def predictor(
 ) -> Loaded:
     """Return how to call ``network`` with arrays by name, and names for what it returns.
 
-    ``parameters`` are the network's own names of what it takes, in order: inputs that have exactly these names are
-    handed over by them, others in the signature's order. ``keywords`` can be given by name alone.
+    ``parameters`` are the network's own names of what it takes, in order: inputs that have such names are handed over
+    to these, others in the signature's order. ``keywords`` are those of them that can be given by name, and are.
     """
     from servewright.modelfiles.worker import Loaded
 
@@ -53,9 +54,13 @@ def predictor(
 
     def predict(inputs: Arrays) -> Arrays:
         tensors = {name: tensor_of(inputs[name], dtypes.get(name)) for name in order or inputs}
-        if parameters is not None and set(tensors) <= set(parameters):
-            tensors = {name: tensors[name] for name in parameters if name in tensors}
-        named = {name: tensors.pop(name) for name in keywords if name in tensors}
+        known = parameters or ()
+        if set(tensors) <= set(known):
+            tensors = {name: tensors[name] for name in known if name in tensors}
+        elif len(tensors) == len(known):
+            tensors = dict(zip(known, tensors.values(), strict=True))
+        own = set(tensors) <= set(known)
+        named = {name: tensors.pop(name) for name in keywords if own and name in tensors}
         with torch_.inference_mode():
             result = network(*tensors.values(), **named)
         found = flattened(result)
@@ -71,6 +76,13 @@ def predictor(
         return {name: array_of(value) for name, value in zip(names, found.values(), strict=True)}
 
     return Loaded(predict, tuple(parameters or ()))
+
+
+def parameters_of(forward: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Return the names of what a network's ``forward`` takes, in order, and those of them that can be given by name."""
+    kinds = {name: each.kind for name, each in inspect.signature(forward).parameters.items()}
+    names = [name for name, kind in kinds.items() if kind not in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD)]
+    return names, [name for name in names if kinds[name] != kinds[name].POSITIONAL_ONLY]
 
 
 def flattened(result: Any) -> dict[str, Any]:

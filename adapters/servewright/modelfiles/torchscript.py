@@ -40,7 +40,7 @@ def load(source: Source, signature: Signature | None) -> Loaded:
         warnings.simplefilter("ignore", DeprecationWarning)
         network = torch.jit.load(str(source.path), map_location="cpu").eval()
     parameters = [argument.name for argument in network.forward.schema.arguments[1:]]
-    return torch_runtime.predictor(network, signature, parameters=parameters)
+    return torch_runtime.predictor(network, signature, parameters=parameters, keywords=parameters)
 
 
 OPERATIONS: dict[str, object] = {}

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from servewright.tuning.study import Comparison, Goal, Load, Round, Seen
+from servewright.tuning.search import Found, worth
+from servewright.tuning.study import Comparison, Goal, Load, Measured, Round, Seen
 
 # Two-sided 95 % of Student's distribution, by degrees of freedom.
 _STUDENT: Final = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 ROUNDS: Final = 4
+CONFIRMED: Final = 3  # how many settings are compared with the default until one keeps the promises
 
 Side = Literal["default", "tuned"]
 
@@ -48,6 +50,38 @@ def compared(rounds: Sequence[Round], load: Load, goal: Goal) -> Comparison:
     )  # fmt: skip
     beats = found.keeps_alone or (found.low > 1 and not found.tuned_fails)
     return found.model_copy(update={"beats": beats})
+
+
+def confirmed(
+    found: Found, goal: Goal, compare: Callable[[Measured], Comparison | None], *, at_most: int = CONFIRMED
+) -> Comparison | None:
+    """Return how the best compares with the default; where it fails beside it, the `runner_up` becomes the best.
+
+    One measurement may keep by luck what the next ones break. Where everything that was compared fails, the best stays
+    what it was, with its own comparison.
+    """
+    first, tried = found.best, list[Comparison]()
+    best = first
+    while best is not None and len(tried) < at_most:
+        comparison = compare(best)
+        if comparison is None or not comparison.tuned_fails:
+            found.best = best
+            return comparison
+        tried.append(comparison)
+        best = runner_up(found, best, goal)
+    return tried[0] if tried else None
+
+
+def runner_up(found: Found, failed: Measured, goal: Goal) -> Measured | None:
+    """Return the best measurement that promises less than one that failed: a lesser rate, or a smaller p99 at it."""
+
+    def safer(each: Measured) -> bool:
+        if each.load != failed.load:
+            return (each.load.rate or math.inf) < (failed.load.rate or 0.0)
+        return each.percentile_ms(0.99) < failed.percentile_ms(0.99)
+
+    kept = [each for each in found.measurements if each.load in goal.loads and not each.broken and not each.unsafe]
+    return max(filter(safer, kept), key=lambda each: worth(goal, each), default=None)
 
 
 def half_width(deviation: float, count: int) -> float:

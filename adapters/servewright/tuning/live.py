@@ -20,7 +20,7 @@ from servewright.load import requests
 from servewright.load.measurement import Measurement
 from servewright.load.running import StartMethod, measure
 from servewright.load.watching import server_of
-from servewright.load.workload import Closed, Pace, Workload
+from servewright.load.workload import Closed, Pace, Workload, senders
 from servewright.samples import batchable
 from servewright.server import RunningServer
 from servewright.tuning import spec_text
@@ -35,7 +35,6 @@ _SERVICE_S: Final = 2.0
 _SLOW_S: Final = 3 * _TIMEOUT_S
 _FAILED: Final = 0.5  # the share of errors from which what was answered tells nothing
 _SETTLING_IN: Final = Closed(concurrency=64)
-_PER_PROCESS: Final = 4000.0  # requests per second that one process sends with ease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +241,11 @@ class LiveBench:
         self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0
     ) -> Measurement:
         """Load a server: for ``seconds``, or until it is stable for none. Ctrl-C leaves no half measurement behind."""
-        rate = _PER_PROCESS - 1 if isinstance(pace, Closed) else pace.rate
         workload = Workload(
             endpoint=requests.endpoint(serving.server, self.subject.transport),
             payloads=payloads or serving.payloads, pace=pace, duration_s=seconds or self.each_s,
             warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S,
-            processes=min(1 + int(rate // _PER_PROCESS), machine().cores), settle=not seconds,
+            processes=senders(pace, machine().cores), settle=not seconds,
         )  # fmt: skip
         pid = getattr(serving.server.handle, "pid", None)
         found = measure(

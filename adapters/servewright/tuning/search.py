@@ -83,14 +83,18 @@ def broken(goal: Goal, seen: Seen, load: Load) -> str:
     return goal.slo.broken_by(seen, asked=load.rate)
 
 
-def search(grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Bench, *, rounds: int = ROUNDS) -> Found:
+def search(
+    grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Bench, *, earlier: Sequence[int] = (),
+    rounds: int = ROUNDS,
+) -> Found:  # fmt: skip
     """Return the best of ``grid`` under the goal's loads, in at most the goal's budget of measurements.
 
-    ``rounds`` is how long the model is fitted. Ctrl-C ends the search with what there is.
+    What is risked depends on what is left, so a search that was given more asks as it did under each ``earlier``
+    budget before it goes on. ``rounds`` is how long the model is fitted. Ctrl-C ends the search with what there is.
     """
     state = Found()
     try:
-        _Search(grid, goal, scheduler, bench, state, rounds).run()
+        _Search(grid, goal, scheduler, bench, state, rounds).run((*earlier, goal.budget))
     except KeyboardInterrupt:
         state.state = "interrupted"
     if state.best is None and state.state != "interrupted":
@@ -110,7 +114,7 @@ class _Search:
         self, grid: Sequence[Settings], goal: Goal, scheduler: Scheduler, bench: Bench, found: Found, rounds: int
     ) -> None:
         self.grid, self.goal, self.scheduler, self.bench, self.found = grid, goal, scheduler, bench, found
-        self.rounds, self.seconds = rounds, 0.0
+        self.rounds, self.seconds, self.budget = rounds, 0.0, goal.budget
         closed = any(load.concurrency is not None for load in goal.loads)
         beside = () if closed or len(goal.loads) == 1 else (Load(concurrency=_CALLERS),)
         self.loads = (*goal.loads, *beside)
@@ -121,7 +125,7 @@ class _Search:
         self.harmful = np.zeros(len(self.points), np.bool_)
         self.closed = ~self.asked_for  # also what was measured, or harms the server
 
-    def run(self) -> None:
+    def run(self, budgets: Sequence[int]) -> None:
         """Ask until nothing can win any more, or nothing is left to ask with."""
         self.found.service_times = tuple(self.bench.service_times(ROWS))
         for count, point in enumerate(self._spread()):
@@ -134,20 +138,27 @@ class _Search:
         if not self.measured:
             return
         belief = self._simulated()
+        for self.budget in budgets:
+            if self._verified(belief):
+                self.found.state = "complete"
+                return
+        self._keep(belief.corrected(*self._known()))
+
+    def _verified(self, belief: Belief) -> bool:
+        """Measure what is promising while the budget lasts, and tell whether nothing else can win."""
         while self._left() >= 1:
             guesses = belief.corrected(*self._known())
             point, chance = self._next(guesses)
             self._keep(guesses)
             if chance < _ENOUGH:
-                self.found.state = "complete"
-                return
+                return True
             self._ask("verify", point, self._seen(guesses, point))
-        self._keep(belief.corrected(*self._known()))
+        return False
 
     def _left(self) -> int:
         if self.bench.over():
             return 0
-        return self.goal.budget - len(self.found.service_times) - len(self.found.measurements)
+        return self.budget - len(self.found.service_times) - len(self.found.measurements)
 
     def _ask(self, stage: str, point: int, predicted: Seen | None) -> None:
         settings, load = self.points[point]
@@ -266,7 +277,7 @@ class _Search:
         value, holds = self._worth(guesses), np.where(self.closed, 0.0, self._holds(guesses))
         if self.found.best is None:
             # The less is left, the less may be risked: the last question is what most likely holds.
-            daring = (self._left() - 1) / self.goal.budget
+            daring = (self._left() - 1) / self.budget
             promise = holds * np.exp(daring * (value.mean - value.mean.max()))
             return int(promise.argmax()), float(holds.max())
         best = worth(self.goal, self.found.best)

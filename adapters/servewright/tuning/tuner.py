@@ -93,7 +93,7 @@ def tune(
     """Tune, and write ``study.json``, and the tuned spec and configs where something beats the default.
 
     Ctrl-C writes what there is; a killed study goes on with ``resume``, as it was begun: then options ``given`` must
-    not say otherwise.
+    not say otherwise, but may give it more measurements, rounds and time.
     """
     spec_file = Path(subject.document.file)
     goal = _goal(ask)
@@ -106,7 +106,7 @@ def tune(
     if resume:
         journal = Journal.resume(path)
         _same(journal, identity, path)
-        ask, goal = _as_begun(journal, ask, goal, given, path)
+        ask, goal = _as_begun(journal, ask, goal, given)
     else:
         requests.samples(subject.document, file=subject.data)  # what cannot be sent is to begin no study
         journal = Journal.create(path, identity)
@@ -135,24 +135,41 @@ def _digest(data: Path | None) -> str | None:
         raise InputError(f"{data} cannot be read: {error.strerror or error}; correct --data") from error
 
 
-def _as_begun(journal: Journal, ask: Ask, goal: Goal, given: Collection[str], path: Path) -> tuple[Ask, Goal]:
-    """Return what the study began with; an option that is ``given`` and says otherwise is an `InputError`."""
-    head = journal.head
+def _as_begun(journal: Journal, ask: Ask, goal: Goal, given: Collection[str]) -> tuple[Ask, Goal]:
+    """Return what the study goes on with: as it began, with the measurements, rounds and time that it is given since.
+
+    An option that is ``given`` and says otherwise is an `InputError`.
+    """
+    head, path = journal.head, journal.path
     begun = Goal.model_validate(head["goal"])
-    before = replace(
-        ask, most=bool(head["most"]), time_s=begun.time_s, each_s=head.get("each_s", ask.each_s),
-        rounds=head.get("rounds", ask.rounds),
-    )  # fmt: skip
+    before = replace(ask, most=bool(head["most"]), each_s=head.get("each_s", ask.each_s))
     load = (begun.maximise, begun.loads, before.most), (goal.maximise, goal.loads, ask.most)
     options = {
         "slo": (begun.slo, goal.slo), "rate": load, "concurrency": load, "max-throughput": load,
-        "budget": (begun.budget, goal.budget), "margin": (begun.margin, goal.margin), "seed": (begun.seed, goal.seed),
-        "time": (before.time_s, ask.time_s), "each": (before.each_s, ask.each_s), "rounds": (before.rounds, ask.rounds),
+        "margin": (begun.margin, goal.margin), "seed": (begun.seed, goal.seed), "each": (before.each_s, ask.each_s),
     }  # fmt: skip
     for name, (was, now) in options.items():
         if name in given and was != now:
             raise InputError(f"{path} began with another --{name}; leave it out, or begin a new study with another -o")
-    return before, begun
+    had = {"budget": begun.budget, "rounds": head.get("rounds", ask.rounds)}
+    for fact in journal.all("more"):
+        had = {name: int(fact[name]) for name in had}
+    wanted = {"budget": goal.budget, "rounds": ask.rounds}
+    more = {name: wanted[name] if name in given else count for name, count in had.items()}
+    for name, count in had.items():
+        if more[name] < count:
+            raise InputError(f"{path} has {count} for its --{name}; leave it out, or give more")
+    if more != had:
+        journal.append("more", more)
+    time_s = ask.time_s if "time" in given else begun.time_s
+    return replace(before, time_s=time_s, rounds=more["rounds"]), begun.model_copy(
+        update={"budget": more["budget"], "time_s": time_s}
+    )
+
+
+def budgets(journal: Journal) -> list[int]:
+    """Return the budgets that a study had, the last being that which it has."""
+    return [int(journal.head["goal"]["budget"]), *(int(fact["budget"]) for fact in journal.all("more"))]
 
 
 def _goal(ask: Ask) -> Goal:
@@ -206,16 +223,13 @@ class _Tuner:
             self.on_stage(f"look for {self.goal}")
             self.on_stage(f"calibrate, then search {len(settings)} settings with {self.goal.budget} measurements")
             recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
-            found = search(settings, self.goal, self.subject.tuning.scheduler, recalled)
+            earlier = budgets(self.journal)[:-1]
+            found = search(settings, self.goal, self.subject.tuning.scheduler, recalled, earlier=earlier)
             self.bench.close()
             if found.state == "interrupted":
                 found.measurements[:] = recalled.told
                 raise KeyboardInterrupt
-            if found.best is not None:
-                try:
-                    comparison = self._compared(found.best)
-                except (LaunchError, ProbeError) as error:
-                    self.failed = f"not compared with the default, a server failed: {str(error).splitlines()[0]}"
+            comparison = self._confirmed(found)
         except KeyboardInterrupt:
             self.interrupted = True
         return self._concluded(found, comparison, knobs, demand)
@@ -272,6 +286,28 @@ class _Tuner:
         size = np.where(policy.size <= _CALLERS // 2, policy.size, 0)
         order = np.lexsort((-policy.delay, policy.workers, size, cores))[::-1]
         return [settings[index] for index in order[:_STRONG].tolist()]
+
+    def _confirmed(self, found: Found) -> Comparison | None:
+        """Compare the best with the default; where it fails beside it, what comes next takes its place."""
+
+        def compare(best: Measured) -> Comparison | None:
+            comparison = self._compared(best)
+            if comparison is not None and comparison.tuned_fails:
+                self.on_stage(f"{_named(best.settings)} under {best.load} breaks a promise beside the default")
+            return comparison
+
+        first = found.best
+        try:
+            comparison = gain.confirmed(found, self.goal, compare)
+        except (LaunchError, ProbeError) as error:
+            self.failed = f"not compared with the default, a server failed: {str(error).splitlines()[0]}"
+            return None
+        if first is not None and found.best != first:
+            self.failed = (
+                f"{_named(first.settings)} measured better under {first.load}, and broke a promise in most rounds "
+                "beside the default"
+            )
+        return comparison
 
     def _compared(self, best: Measured) -> Comparison | None:
         """Measure the winner and the default in alternation, both servers running."""
