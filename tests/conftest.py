@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from servewright.cli import run
 from servewright.fleet import Fleet
 from servewright.spec import ServerSettings
 from servewright.specfile import Document
+
+sys.path.insert(0, str(Path(__file__).parent))
+from load_toys import Serve, Toy
 
 # The wheel's run says what it means to test: an editable install beside it must not be taken instead.
 _EXPECTED = os.environ.get("SERVEWRIGHT_EXPECT_PACKAGE")
@@ -231,3 +235,16 @@ class Cli:
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return the command line, in this process."""
     return Cli(capsys)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Return what starts toy servers to load, which end with the test."""
+    with ExitStack() as held:
+
+        def start(**faults: object) -> Toy:
+            toy = Toy(**faults)  # type: ignore[arg-type]
+            held.callback(toy.end)
+            return toy
+
+        yield start

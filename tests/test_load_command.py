@@ -1,0 +1,134 @@
+"""`servewright load`: what it takes, prints and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from servewright import state
+from servewright.cli import run
+from servewright.load.measurement import Measurement
+from servewright.load.running import measure
+from servewright.load.workload import Workload
+
+sys.path.insert(0, str(Path(__file__).parent))
+from load_toys import Serve
+
+SPEC = """servewright: 1
+name: NAME
+model: {path: NAME, format: saved_model, deployed: true}
+signature:
+  inputs: [{name: x, dtype: float32, shape: [null]}]
+  outputs: [{name: y, dtype: float32, shape: [null]}]
+"""
+
+
+class TestCommand:
+    """The command line."""
+
+    def test_loads_a_url_and_prints_json(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Any HTTP server can be loaded with a file as the body."""
+        (tmp_path / "x.json").write_text("{}")
+        words = ["--data", str(tmp_path / "x.json"), "--rate", "50/s", "--duration", "600ms", "--warm-up", "0s"]
+        code = run(["load", f"http://{serve().address}/x", *words, "--json", "--allow-client-bound"])
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["errors"]) == (0, {})
+        # Three windows that agree end a load early.
+        assert (document["requests"] >= 15) if document["ended"] == "stable" else (document["requests"] == 30)
+
+    def test_fails_where_no_answer_was_good(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The errors are printed, and the exit code is that of a server that fails."""
+        (tmp_path / "x.json").write_text("{}")
+        url = f"http://{serve(status='404 Not Found').address}/x"
+        words = ["--data", str(tmp_path / "x.json"), "--rate", "50/s", "--duration", "600ms", "--allow-client-bound"]
+        assert run(["load", url, *words]) == 4
+        said = capsys.readouterr()
+        assert "HTTP 404: 30 (100.00% of requests)" in said.out
+        assert "latency   -" in said.out
+        assert "no request got a good answer" in said.err
+        assert run(["load", url, *words, "--json"]) == 4
+        assert json.loads(capsys.readouterr().out)["ok"] is False
+
+    def test_names_a_server_that_is_dead(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody waits for an answer that cannot come; and of several models, one is to be loaded."""
+        monkeypatch.setenv("SERVEWRIGHT_STATE", str(tmp_path / "state"))
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.yaml").write_text(SPEC.replace("NAME", name))
+        (tmp_path / "fleet.yaml").write_text("servewright: 1\nfleet: both\nmodels: [one.yaml, two.yaml]\n")
+        with state.claimed("one") as folder:
+            gone = state.Record(
+                name="one", backend="tfserving", runtime="embedded", endpoints={"http": "127.0.0.1:1"}, spec="",
+                run=str(folder), log=str(folder / "log"), stand_in=True, site={}, models=("one",), pid=2**22 + 1,
+            )  # fmt: skip
+            state.write(folder, gone)
+        assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s"]) == 4
+        assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        assert run(["probe", str(tmp_path / "one.yaml"), "--name", "one"]) == 4
+        assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        monkeypatch.setattr(state, "word_for", lambda _: "running")
+        assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "-b", "torchserve"]) == 2
+        assert "one is a tfserving server; leave out -b" in capsys.readouterr().err
+        assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "--key-file", str(tmp_path / "none")]) == 2
+        assert "--key-file goes with --http or --grpc" in capsys.readouterr().err
+        assert run(["load", str(tmp_path / "fleet.yaml"), "--rate", "5/s"]) == 2
+        assert "has 2 models; load the spec of one" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "words",
+        [[], ["--rate", "5/s", "--concurrency", "2"], ["--rate", "fast"], ["--rate", "5/s", "--duration", "3"],
+         ["--rate", "5/s", "--slo", "p99=1ms"], ["--rate", "0/s"], ["--rate", "5/s", "--header", "x"],
+         ["--rate", "5/s", "--header", ":x"], ["--rate", "5/s", "--header", "X: \u0151"],
+         ["--rate", "5/s", "--transport", "grpc"], ["--rate", "\u00b2"], ["--concurrency", "2", "--poisson"],
+         ["--rate", "5/s", "--backend", "tfserving"], ["--rate", "5/s", "--name", "x"],
+         ["--rate", "5/s", "--grpc", "127.0.0.1:1"]],
+    )  # fmt: skip
+    def test_refuses_what_makes_no_sense(self, words: list[str], tmp_path: Path) -> None:
+        """Options that contradict each other, or say nothing, are bad input."""
+        (tmp_path / "x.json").write_text("{}")
+        assert run(["load", "http://127.0.0.1:1/x", "--data", str(tmp_path / "x.json"), *words]) == 2
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://[::1/x", "http://a..b/x", "http://127.0.0.1:1/\u65e5", "http://127.0.0.1:1/a b", "http://:80/",
+         "http://me:secret@127.0.0.1:1/", "ftp://me:secret@127.0.0.1/", "http://me:secret@[::1/",
+         "http://127.0.0.1:99999/", "ftp://127.0.0.1/x"],
+    )  # fmt: skip
+    def test_refuses_a_url_that_cannot_be_sent_to(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is bad input, and no secret in it is told."""
+        (tmp_path / "x.json").write_text("{}")
+        assert run(["load", url, "--data", str(tmp_path / "x.json"), "--rate", "5/s"]) == 2
+        assert "secret" not in capsys.readouterr().err
+
+    def test_a_search_that_is_ended_early_tells_what_it_tried(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C in the second trial leaves the first."""
+        (tmp_path / "x.json").write_text("{}")
+        measured: list[Workload] = []
+
+        def once(load: Workload, **options: object) -> Measurement:
+            measured.append(load)
+            if len(measured) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return measure(load, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("servewright.load.running.measure", once)
+        words = ["--data", str(tmp_path / "x.json"), "--find-max", "--duration", "600ms", "--warm-up", "0s"]
+        address = serve().address
+        code = run(["load", f"http://{address}/x", *words, "--json", "--allow-client-bound", "--slo", "errors=1%"])
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["ok"], document["complete"]) == (130, False, False)
+        assert [trial["asked"] for trial in document["trials"]] == [100.0]

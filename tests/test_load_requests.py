@@ -1,0 +1,54 @@
+"""What a load sends: rows of a user's own, or rows that are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servewright import pipeline, registry
+from servewright.errors import ServerAnswerError
+from servewright.load import requests
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+SPEC = """servewright: 1
+name: NAME
+model: {path: NAME, format: saved_model, deployed: true}
+signature:
+  inputs: [{name: x, dtype: float32, shape: [null]}]
+  outputs: [{name: y, dtype: float32, shape: [null]}]
+"""
+
+
+class _Refusing:
+    """A client whose server takes nothing."""
+
+    def predict(self, *_: object, **__: object) -> dict[str, object]:
+        raise ServerAnswerError(500, "index out of range")
+
+
+class TestWhatIsSent:
+    """Rows of a user's own, or rows that are made up."""
+
+    def test_requests_of_many_rows_have_the_users_rows(self, tmp_path: Path) -> None:
+        """What is made up may be none that the model takes: an embedding of four ids bears no fifth."""
+        (tmp_path / "one.yaml").write_text(SPEC.replace("NAME", "one").replace("float32", "int64"))
+        document = pipeline.load(tmp_path / "one.yaml").models[0]
+        np.savez(tmp_path / "ids.npz", x=np.array([1, 3], np.int64))
+        assert {1, 3} <= set(requests.stacked(document, 64, file=tmp_path / "ids.npz")["x"].tolist()) <= {1, 2, 3}
+        assert requests.stacked(document, 5)["x"].shape == (5,)
+
+    def test_a_refusal_of_made_up_rows_says_that_they_were(self, tmp_path: Path) -> None:
+        """The remedy is data of the user's own; where that was refused, the server's words are enough."""
+        (tmp_path / "one.yaml").write_text(SPEC.replace("NAME", "one"))
+        document = pipeline.load(tmp_path / "one.yaml").models[0]
+        backend = dataclasses.replace(registry.get("tfserving"), asking=lambda _client, _name: _Refusing())
+        made_up = requests.samples(document)
+        with pytest.raises(ServerAnswerError, match=r"index out of range; the inputs were made up .* give --data"):
+            requests.prepared(document, backend, None, "http", made_up)
+        with pytest.raises(ServerAnswerError, match=r"index out of range$"):
+            requests.prepared(document, backend, None, "http", made_up, file=tmp_path / "x.npz")
