@@ -56,6 +56,9 @@ types: $(STAMP)
 	@$(BIN)/mypy
 	@echo "== pyright"
 	@$(BIN)/pyright --warnings
+	@echo "== handlers for Python 3.9, which TorchServe's images have"
+	@$(BIN)/pyright --warnings --pythonversion 3.9 handlers
+	@$(BIN)/vermin --quiet --no-tips --violations --target=3.9- handlers
 
 unit: $(STAMP)
 	@echo "== tests"

@@ -91,7 +91,7 @@ class TensorHandler:
             try:
                 payload, about[index] = request_parts(fields, headers[index])
                 batch[index] = fitted(self.decode(payload, about[index]), self.inputs)
-            except Exception as error:  # noqa: BLE001  (one request's failure must not become its neighbours')
+            except Exception as error:  # noqa: BLE001, PERF203  (one request's failure must not be its neighbours')
                 outcomes[index] = as_failure(error)
         for group in groups(self.collate(batch), self.inputs):
             outcomes |= self.infer(group)
@@ -130,7 +130,7 @@ class TensorHandler:
         ends = list(accumulate(rows))
         return {
             index: {name: array[end - count : end] for name, array in outputs.items()}
-            for index, count, end in zip(batch, rows, ends, strict=True)
+            for index, count, end in zip(batch, rows, ends)
         }
 
     def answer(
@@ -205,7 +205,7 @@ def request_parts(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> tupl
 def parsed(payload: Any) -> Any:
     """Return the content of JSON; what TorchServe could parse came parsed."""
     try:
-        return json.loads(payload) if isinstance(payload, bytes | bytearray) else payload
+        return json.loads(payload) if isinstance(payload, (bytes, bytearray)) else payload
     except (ValueError, RecursionError) as error:
         raise bad_request(f"the payload is not JSON: {error}") from error
 
@@ -213,7 +213,7 @@ def parsed(payload: Any) -> Any:
 def text_of(value: Any, what: str) -> str:
     """Return text that came as UTF-8 or as text."""
     try:
-        return value.decode() if isinstance(value, bytes | bytearray) else str(value)
+        return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
     except UnicodeDecodeError as error:
         raise bad_request(f"{what} is not UTF-8") from error
 
@@ -223,7 +223,7 @@ def decode_tensors(payload: Any, about: Mapping[str, str], specs: Specs) -> Tens
     form = about["content_type"] or (RAW if "dtype" in about else JSON)
     if form == JSON:
         return columns_of(parsed(payload), specs)
-    if form not in (FRAME, RAW, NPY) or not isinstance(payload, bytes | bytearray):
+    if form not in (FRAME, RAW, NPY) or not isinstance(payload, (bytes, bytearray)):
         raise PredictionException(
             f"Content-Type {form!r} is not one of {JSON}, {NPY}, {RAW}, {FRAME}", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
         )
@@ -396,7 +396,7 @@ def fitted_one(array: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
 def fits(shape: Sequence[int], wanted: Sequence[int | None] | None) -> bool:
     """Whether a shape is one that the signature allows."""
     return wanted is None or (
-        len(shape) == len(wanted) and all(size in (None, real) for size, real in zip(wanted, shape, strict=True))
+        len(shape) == len(wanted) and all(size in (None, real) for size, real in zip(wanted, shape))
     )
 
 
@@ -481,9 +481,9 @@ def classes(scores: np.ndarray, top_k: int, labels: Sequence[str], *, softmax: b
     return [
         [
             {"index": index, "score": score} | ({"label": labels[index]} if index < len(labels) else {})
-            for index, score in zip(indices, np.take(row, indices).tolist(), strict=True)
+            for index, score in zip(indices, np.take(row, indices).tolist())
         ]
-        for row, indices in zip(likely, best.tolist(), strict=True)
+        for row, indices in zip(likely, best.tolist())
     ]
 
 
@@ -528,7 +528,7 @@ def as_failure(error: Exception) -> PredictionException:
     if isinstance(error, PredictionException):
         return error
     logger.error("a request failed", exc_info=error)
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return PredictionException("out of memory", HTTPStatus.INSUFFICIENT_STORAGE)
     return PredictionException(f"the model failed: {type(error).__name__}: {error}", HTTPStatus.INTERNAL_SERVER_ERROR)
 
@@ -632,8 +632,10 @@ def taken_by_program(program: Any) -> Takes:
     """Return what an exported program takes: by the names of forward's parameters, where each is one tensor."""
     call = program.module_call_graph[0].signature
     graph = list(program.graph_signature.user_inputs)
-    own = call.forward_arg_names or []
-    return (list(own) if len(own) == len(graph) else graph), list(call.in_spec.child(1).context or ())
+    own = getattr(call, "forward_arg_names", None) or []
+    # Trees of torch 2.8 and before have a list.
+    keywords = call.in_spec.child(1) if hasattr(call.in_spec, "child") else call.in_spec.children_specs[1]
+    return (list(own) if len(own) == len(graph) else graph), list(keywords.context or ())
 
 
 def network(path: Path, name: str) -> torch.nn.Module:
@@ -671,19 +673,27 @@ def torch_model(
 
 
 def handed(inputs: Sequence[str], takes: Takes) -> tuple[list[str], dict[str, str]]:
-    """Return which inputs a module gets by place, in order, and which by which of its parameters' names.
-
-    Inputs with the names of parameters go to these, others in the signature's order.
-    """
+    """Return which inputs a module gets by place, in order, and which by which of its parameters' names."""
     parameters, keywords = takes
-    if set(inputs) <= set(parameters):
-        pairs = [(name, name) for name in parameters if name in inputs]
-    elif len(inputs) == len(parameters):
-        pairs = list(zip(parameters, inputs, strict=True))
-    else:
+    pairs = bound(inputs, parameters)
+    if not pairs:
         return list(inputs), {}
     by_name = {parameter: name for parameter, name in pairs if parameter in keywords}
     return [name for parameter, name in pairs if parameter not in keywords], by_name
+
+
+def bound(inputs: Sequence[str], parameters: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each parameter that gets an input, in order, and that input; nothing where there are more inputs.
+
+    Inputs go to the parameters of their names, the others in order to the parameters that are left.
+    """
+    own = [name for name in inputs if name in parameters]
+    left = [name for name in parameters if name not in own]
+    others = [name for name in inputs if name not in own]
+    if len(others) > len(left):
+        return []
+    chosen = {**dict(zip(own, own)), **dict(zip(left, others))}
+    return [(name, chosen[name]) for name in parameters if name in chosen]
 
 
 def named(answer: Any, outputs: Specs) -> dict[str, Any]:
@@ -695,7 +705,16 @@ def named(answer: Any, outputs: Specs) -> dict[str, Any]:
         raise PredictionException(
             f"the model gives {len(found)} outputs ({', '.join(found)[:200]}), but the signature names {names}"
         )
-    return dict(zip(names, found.values(), strict=True))
+    if isinstance(answer, Mapping) or hasattr(answer, "_fields"):
+        refuse_half_named(names, list(found))
+    return dict(zip(names, found.values()))
+
+
+def refuse_half_named(names: Sequence[str], found: Sequence[str]) -> None:
+    """Raise an error where some names are the model's own and others are not: nobody can tell which is which."""
+    missing = [name for name in names if name not in found]
+    if missing and len(missing) < len(names):
+        raise PredictionException(f"the model answers {sorted(found)}, without the signature's {missing}")
 
 
 def flattened(answer: Any) -> dict[str, Any]:
@@ -704,15 +723,15 @@ def flattened(answer: Any) -> dict[str, Any]:
     What is None is left out: structured outputs name much that a model does not give.
     """
     if isinstance(answer, tuple) and (fields := getattr(answer, "_fields", None)):
-        answer = dict(zip(fields, answer, strict=True))
+        answer = dict(zip(fields, answer))
     if isinstance(answer, Mapping):
         return {
-            f"{key}_{inner}" if isinstance(value, Mapping | tuple | list) else str(key): item
+            f"{key}_{inner}" if isinstance(value, (Mapping, tuple, list)) else str(key): item
             for key, value in answer.items()
             if value is not None
             for inner, item in flattened(value).items()
         }
-    if isinstance(answer, tuple | list):
+    if isinstance(answer, (tuple, list)):
         leaves = [leaf for value in answer if value is not None for leaf in flattened(value).values()]
         return {f"output_{index}": leaf for index, leaf in enumerate(leaves)}
     return {"output": answer}
@@ -727,7 +746,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def onnx_model(path: Path, options: Mapping[str, Any], inputs: Specs, outputs: Specs) -> Model:
-    """Return an ONNX model as a function of named arrays; names that are not the file's go by order."""
+    """Return an ONNX model as a function of named arrays."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -735,14 +754,18 @@ def onnx_model(path: Path, options: Mapping[str, Any], inputs: Specs, outputs: S
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     takes, gives = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
     names, wanted = [spec["name"] for spec in inputs], [spec["name"] for spec in outputs]
-    if set(names) != set(takes) and len(names) != len(takes):
+    feed = {name: parameter for parameter, name in bound(names, takes)}
+    if len(feed) != len(takes):
         raise ValueError(f"{path.name} takes {takes}, but the signature says {names}")
-    feed = dict(zip(names, names if set(names) == set(takes) else takes, strict=True))
-    by_name = set(wanted) <= set(gives)
+    if not set(wanted) <= set(gives):
+        if len(wanted) != len(gives):
+            raise ValueError(f"{path.name} gives {gives}, but the signature says {wanted}")
+        refuse_half_named(wanted, gives)
+    fetched = wanted if set(wanted) <= set(gives) else gives
 
     def run(arrays: Tensors) -> Tensors:
-        values = session.run(wanted if by_name else None, {feed[name]: array for name, array in arrays.items()})
-        return {name: np.asarray(value) for name, value in named(values, outputs).items()}
+        values = session.run(fetched, {feed[name]: array for name, array in arrays.items()})
+        return {name: np.asarray(value) for name, value in zip(wanted, values)}
 
     return run
 

@@ -92,7 +92,7 @@ class TextHandler(tensor.TensorHandler):
 def texts_of(payload: Any, about: Mapping[str, str]) -> list[str] | None:
     """Return the texts of a payload: plain text, or JSON with strings where numbers could be; else None."""
     form = about["content_type"]
-    if isinstance(payload, bytes | bytearray):
+    if isinstance(payload, (bytes, bytearray)):
         plain = form.startswith("text/") or (form in ("", tensor.RAW) and "dtype" not in about)
         return [tensor.text_of(payload, "the text")] if plain else None
     if isinstance(payload, dict) and len(payload) == 1:

@@ -63,7 +63,7 @@ class VisionHandler(tensor.TensorHandler):
     def prepared(self, picture: bytes | bytearray) -> np.ndarray:
         """Return one picture as [channels, height, width]: bytes as they are, or floats, scaled and normalised."""
         image = opened(picture, self.mode, self.limit)
-        height, width = (wanted or real for wanted, real in zip(self.size, (image.height, image.width), strict=True))
+        height, width = (wanted or real for wanted, real in zip(self.size, (image.height, image.width)))
         if image.size != (width, height):
             image = resized(image, (width, height), self.resize)
         pixels = np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
@@ -90,7 +90,7 @@ def per_channel(values: Any, default: float) -> np.ndarray:
 def pictures_of(payload: Any, about: Mapping[str, str]) -> list[bytes | bytearray] | None:
     """Return the files in a payload: a body that is one, or JSON ``{"instances": [{"b64": "..."}]}``; else None."""
     form = about["content_type"]
-    if isinstance(payload, bytes | bytearray):
+    if isinstance(payload, (bytes, bytearray)):
         return [payload] if form.startswith("image/") or (form in ("", tensor.RAW) and "dtype" not in about) else None
     rows = payload.get("instances") if isinstance(payload, dict) and payload.keys() == {"instances"} else None
     if (

@@ -393,6 +393,17 @@ def _save_scaled(folder: Path, form: str) -> None:
     torch.export.save(torch.export.export(scaled, (one,), given, dynamic_shapes=shapes), folder / "scaled.pt")
 
 
+def _save_two_outputs(path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    values = [helper.make_tensor_value_info(name, kind, ["rows", 3]) for name in ("left", "output_0", "output_1")]
+    nodes = [helper.make_node("Neg", ["left"], ["output_0"]), helper.make_node("Abs", ["left"], ["output_1"])]
+    graph = helper.make_graph(nodes, "two", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
 def _save_onnx(path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -575,6 +586,29 @@ class TestBatches:
         (answer,) = served(http(body, headers))
         found = {name: array[0, 0] for name, array in answer.arrays.items()}
         assert found == {"difference": -21, "total": 7, "distance": 21}
+
+    def test_names_that_match_in_part_are_never_swapped(self, worker: MakeWorker) -> None:
+        """An input of another name goes to the parameter that is left; half of a mapping's names is an error."""
+        body, headers = payload.encode_http({"right": np.full((1, 3), 5, "f4"), "other": np.full((1, 3), 2, "f4")})
+        inputs = [RIGHT, LEFT | {"name": "other"}]
+        outputs = [tensor_spec(name, [None, 3]) for name in ("total", "product", "unnamed")]
+        (answer,) = worker("Both", inputs, outputs)(http(body, headers))
+        np.testing.assert_array_equal(answer.arrays["unnamed"], np.full((1, 3), 2))
+        outputs[2] = tensor_spec("something", [None, 3])
+        (answer,) = worker("Both", inputs, outputs)(http(body, headers))
+        assert answer.status == 500
+        assert "without the signature's ['something']" in answer.json["message"]
+
+    @pytest.mark.parametrize("order", [("output_0", "output_1"), ("output_1", "output_0")])
+    def test_an_onnx_files_outputs_come_by_name(
+        self, order: tuple[str, str], tmp_path: Path, worker: MakeWorker
+    ) -> None:
+        """Whatever they are called, and in whatever order the signature has them."""
+        _save_two_outputs(tmp_path / "model.onnx")
+        outputs = [tensor_spec(name, [None, 3]) for name in order]
+        served = worker("", [LEFT], outputs, model={"file": "model.onnx", "format": "onnx"})
+        (answer,) = served(raw(np.ones((2, 3), "f4")))
+        assert {name: array[0, 0] for name, array in answer.arrays.items()} == {"output_0": -1, "output_1": 1}
 
     def test_an_output_missing_from_a_mapping_is_named(self, worker: MakeWorker) -> None:
         """A model that does not give what its signature names says which."""

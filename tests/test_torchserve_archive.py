@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from servewright import pipeline, registry
 from servewright.archive import write_zip
 from servewright.archive_check import check_archive
 from servewright.backends.torchserve.archive import mar_members
 from servewright.errors import InputError
+from servewright.packaging import package
 from servewright.tree import assemble_tree
 
 
@@ -69,6 +73,26 @@ class TestMembers:
         files = (path for path in (tmp_path / "m").rglob("*") if path.is_file())
         assert packed == {path.relative_to(tmp_path / "m").as_posix(): path.read_bytes() for path in files}
         assert check_archive(tmp_path / "m.mar") == ()
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_hold_the_weights_that_lie_beside_an_onnx_graph(self, packed: bool, models: Any, tmp_path: Path) -> None:
+        """As torch's exporter writes them by default; the server has nothing but the archive."""
+        runtime = pytest.importorskip("onnxruntime")
+        shutil.copytree(models["onnx"] / "apart", tmp_path / "model")
+        spec = tmp_path / "one.yaml"
+        spec.write_text(
+            "servewright: 1\nname: one\nmodel: {path: model/model.onnx, format: onnx}\nsignature:\n"
+            "  inputs: [{name: x, dtype: float32, shape: [null, 4]}]\n"
+            "  outputs: [{name: scores, dtype: float32, shape: [null, 3]}]\n"
+        )
+        package(pipeline.load(spec), registry.get("torchserve"), tmp_path / "out", packed=packed)
+        folder = tmp_path / "out" / "models" / "one"
+        if packed:
+            with zipfile.ZipFile(folder.with_suffix(".mar")) as archive:
+                archive.extractall(folder)
+        session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        (scores,) = session.run(["scores"], {"x": np.ones((1, 4), np.float32)})
+        np.testing.assert_array_equal(scores, [[18.0, 22.0, 26.0]])
 
     def test_may_name_one_file_twice(self, parts: dict[str, Any]) -> None:
         """A file that is given in two roles is packed once."""

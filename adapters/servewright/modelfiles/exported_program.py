@@ -238,7 +238,9 @@ def load(source: Source, signature: Signature | None) -> Loaded:
     torch = torch_runtime.torch()
     own = inspect(source).signatures[0]
     program = torch.export.load(str(source.path))
-    keywords = tuple(program.module_call_graph[0].signature.in_spec.child(1).context or ())
+    tree = program.module_call_graph[0].signature.in_spec
+    # Trees of torch 2.8 and before have a list.
+    keywords = tuple((tree.child(1) if hasattr(tree, "child") else tree.children_specs[1]).context or ())
     names = [item.name for item in own.inputs]
     return torch_runtime.predictor(program.module(), signature or own, parameters=names, keywords=keywords)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from servewright.errors import MissingExtraError, ModelFileError
 from servewright.modelfiles import inspection, protowire
+from servewright.modelfiles.binding import bound, refuse_half_named
 from servewright.modelfiles.inspection import Inspection, Source
 from servewright.spec import Signature, TensorSpec
 
@@ -116,11 +117,11 @@ def load(source: Source, signature: Signature | None) -> Loaded:
     fetched = names if set(names) <= set(gives) else gives
     if len(names) != len(fetched):
         raise ModelFileError(f"{source.path} gives {', '.join(gives)}, not {', '.join(names)}; correct the signature")
+    refuse_half_named(names, gives)
 
     def predict(inputs: Arrays) -> Arrays:
-        by_position = dict(zip(takes, inputs.values(), strict=False))
-        feeds = inputs if set(inputs) <= set(takes) else by_position
-        results: Sequence[Any] = session.run(fetched, {name: _text(array) for name, array in feeds.items()})
+        feeds = {parameter: _text(inputs[name]) for parameter, name in bound(list(inputs), takes)}
+        results: Sequence[Any] = session.run(fetched, feeds)
         return dict(zip(names, results, strict=True))
 
     return Loaded(predict, tuple(takes))

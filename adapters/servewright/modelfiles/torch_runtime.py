@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from servewright.errors import InputError, MissingExtraError, ModelFileError
+from servewright.modelfiles.binding import bound, refuse_half_named
 from servewright.modelfiles.frames import Array
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def predictor(
     """Return how to call ``network`` with arrays by name, and names for what it returns.
 
     ``parameters`` are the network's own names of what it takes, in order: inputs that have such names are handed over
-    to these, others in the signature's order. ``keywords`` are those of them that can be given by name, and are.
+    to these, others in order to those that are left. ``keywords`` are those of them that can be given by name, and are.
     """
     from servewright.modelfiles.worker import Loaded
 
@@ -54,15 +55,11 @@ def predictor(
 
     def predict(inputs: Arrays) -> Arrays:
         tensors = {name: tensor_of(inputs[name], dtypes.get(name)) for name in order or inputs}
-        known = parameters or ()
-        if set(tensors) <= set(known):
-            tensors = {name: tensors[name] for name in known if name in tensors}
-        elif len(tensors) == len(known):
-            tensors = dict(zip(known, tensors.values(), strict=True))
-        own = set(tensors) <= set(known)
-        named = {name: tensors.pop(name) for name in keywords if own and name in tensors}
+        pairs = bound(list(tensors), parameters or ())
+        named = {parameter: tensors[name] for parameter, name in pairs if parameter in keywords}
+        placed = [tensors[name] for parameter, name in pairs if parameter not in keywords]
         with torch_.inference_mode():
-            result = network(*tensors.values(), **named)
+            result = network(*(placed if pairs else tensors.values()), **named)
         found = flattened(result)
         if not names:
             return {name: array_of(value) for name, value in found.items()}
@@ -73,6 +70,8 @@ def predictor(
                 f"the model returns {len(found)} outputs ({', '.join(found)}), and its signature has {len(names)} "
                 f"({', '.join(names)}); correct the signature"
             )
+        if isinstance(result, Mapping) or hasattr(result, "_fields"):
+            refuse_half_named(names, list(found))
         return {name: array_of(value) for name, value in zip(names, found.values(), strict=True)}
 
     return Loaded(predict, tuple(parameters or ()))

@@ -30,6 +30,7 @@ def members(fleet: Fleet, rendered: Mapping[str, str], build: Build) -> dict[str
 def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[str, Path | bytes]:
     """Return the files of one model's archive, all in its root but for the manifest."""
     from servewright.backends.torchserve.archive import mar_members
+    from servewright.modelfiles.onnx import external_files
 
     spec = document.spec
     source = spec.source(keys.NAME)
@@ -39,6 +40,9 @@ def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[
     # The vision and text handlers import the tensor handler, which is a file beside them; handlers of users may too.
     tensor = asset_dir("handlers") / "servewright_tensor.py"
     extra: dict[str, Path | bytes] = {tensor.name: tensor} if not own or _imports(handler, tensor.stem) else {}
+    model = document.resolve(source.path)
+    if source.format == "onnx":  # weights of more than 2 GB, and torch's exporter by default, lie beside the graph
+        extra |= {name: model.parent / name for name in external_files(model)}
     for file in (*spec.files, spec.handler.labels, spec.handler.text.tokenizer if spec.handler.text else None):
         if file:
             for name, path in _files(document.resolve(file)).items():
@@ -48,7 +52,7 @@ def archive_members(document: Document, rendered: Mapping[str, str]) -> Mapping[
     return mar_members(
         manifest_json=rendered[f"{spec.name}/{texts.MANIFEST}"],
         model_config_yaml=rendered[f"{spec.name}/{texts.MODEL_CONFIG}"],
-        model_file=document.resolve(source.path),
+        model_file=model,
         extra=extra,
         handler=handler,
         requirements=document.resolve(spec.requirements) if spec.requirements else None,
