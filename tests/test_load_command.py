@@ -76,6 +76,10 @@ class TestCommand:
         assert "one is dead; see: servewright logs one" in capsys.readouterr().err
         assert run(["probe", str(tmp_path / "one.yaml"), "--name", "one"]) == 4
         assert "one is dead; see: servewright logs one" in capsys.readouterr().err
+        for word in ("load", "probe"):
+            more = ["--rate", "5/s"] if word == "load" else []
+            assert run([word, str(tmp_path / "one.yaml"), "--name", "one", "--http", "127.0.0.1:1", *more]) == 2
+            assert "--name is a server of `up`" in capsys.readouterr().err
         monkeypatch.setattr(state, "word_for", lambda _: "running")
         assert run(["load", str(tmp_path / "one.yaml"), "--rate", "5/s", "-b", "torchserve"]) == 2
         assert "one is a tfserving server; leave out -b" in capsys.readouterr().err
@@ -132,3 +136,27 @@ class TestCommand:
         document = json.loads(capsys.readouterr().out)
         assert (code, document["ok"], document["complete"]) == (130, False, False)
         assert [trial["asked"] for trial in document["trials"]] == [100.0]
+
+    def test_a_search_that_fails_prints_one_document(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was tried, and why it ended."""
+        (tmp_path / "x.json").write_text("{}")
+        toy = serve()
+        measured: list[Workload] = []
+
+        def once(load: Workload, **options: object) -> Measurement:
+            measured.append(load)
+            if len(measured) == 2:
+                toy.stop()
+            return measure(load, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("servewright.load.running.measure", once)
+        words = ["--data", str(tmp_path / "x.json"), "--find-max", "--duration", "600ms", "--warm-up", "0s"]
+        code = run(["load", f"http://{toy.address}/x", *words, "--json", "--allow-client-bound", "--slo", "errors=1%"])
+        said = capsys.readouterr()
+        document = json.loads(said.out)
+        assert (code, document["ok"], document["complete"]) == (4, False, False)
+        assert [trial["asked"] for trial in document["trials"]] == [100.0]
+        assert document["error"]["kind"] == "ProbeError"
+        assert document["error"]["message"] in said.err

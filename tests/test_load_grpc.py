@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from concurrent import futures
@@ -59,6 +60,17 @@ class TestGrpc:
         payload = Payload(target="/toy.Echo/Refuse", body=b"x")
         found = measure(workload(address, Arrivals(rate=50), transport="grpc", payload=payload, duration_s=1.0))
         assert found.errors == {"RESOURCE_EXHAUSTED": 50}
+
+    def test_an_error_within_an_answer_is_counted(self, address: str) -> None:
+        """TorchServe calls every answer over gRPC a good one; what failed says so in its first bytes."""
+        magic = b"SERVEWRIGHT-ERROR\n"
+        body = b"\x0a\x40" + magic + b"{}"
+        payload = Payload(target="/toy.Echo/Echo", body=body, headers={"x-token": "secret"}, refusal=magic)
+        found = measure(workload(address, Arrivals(rate=50), transport="grpc", payload=payload, duration_s=1.0))
+        assert found.errors == {"error in the answer": 50}
+        good = dataclasses.replace(payload, body=b"\x0a\x00")
+        found = measure(workload(address, Arrivals(rate=50), transport="grpc", payload=good, duration_s=1.0))
+        assert (found.errors, len(found.latency)) == ({}, 50)
 
     def test_a_server_that_speaks_something_else_is_told(self, serve: Serve) -> None:
         """An HTTP/1.1 server at a gRPC address is an error before anything is measured."""

@@ -268,12 +268,14 @@ class Reading:
 class Payload:
     """One request in its final bytes.
 
-    ``target`` is the path over HTTP and the method over gRPC; ``headers`` over gRPC are its metadata.
+    ``target`` is the path over HTTP and the method over gRPC; ``headers`` over gRPC are its metadata. An answer over
+    gRPC that has ``refusal`` near its start is an error, whatever its status says.
     """
 
     target: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    refusal: bytes = b""
 
 
 class Client(Protocol):

@@ -88,6 +88,8 @@ def _server(name: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
     from servewright.server import RunningServer
 
     given = {transport: options[transport] for transport in ("http", "grpc") if options[transport]}
+    if given and options["name"]:
+        raise click.UsageError("--name is a server of `up`, --http and --grpc one that is anywhere; give one of them")
     if not given:
         if options["key_file"]:
             raise click.UsageError("--key-file goes with --http or --grpc; a server of `up` has its own")
@@ -164,12 +166,13 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
         slo = parse_slo(options["slo"] or "errors=0%")
         trials: list[Trial[Measurement]] = []
 
-        def tell(*, whole: bool) -> None:
+        def tell(*, whole: bool, error: ServewrightError | None = None) -> None:
             best = best_of(trials)
             if options["as_json"]:
                 tried = [{"asked": trial.asked, "broken": trial.broken, **trial.seen.as_json()} for trial in trials]
                 head = {"ok": whole and best is not None, "complete": whole, "rate": best.asked if best else None}
-                printing.as_json(head | {"trials": tried})
+                why = {"error": {"kind": type(error).__name__, "message": str(error)}} if error is not None else {}
+                printing.as_json(head | why | {"trials": tried})
             else:
                 shown_trials(best, trials, whole=whole)
 
@@ -177,10 +180,18 @@ def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
             best, _ = find_max(
                 lambda rate: once(arrivals(rate)), slo, poisson=options["poisson"], on_trial=trials.append
             )
-        except (KeyboardInterrupt, ServewrightError):
+        except KeyboardInterrupt:
             if trials:
                 tell(whole=False)
             raise
+        except ServewrightError as error:
+            if trials:
+                tell(whole=False, error=error)
+            if not trials or not options["as_json"]:
+                raise
+            for line in str(error).splitlines():  # its document is printed: there is one
+                printing.stage(line)
+            raise SystemExit(int(error.exit_code)) from error
         tell(whole=True)
         if best is None:
             raise SystemExit(int(ExitCode.CHECK_FAILED))

@@ -62,6 +62,8 @@ def command(
     from servewright import pipeline, state
     from servewright.server import RunningServer
 
+    if name is not None and (http or grpc or management or key_file):
+        raise click.UsageError("--name is a server of `up` with its own addresses and keys; leave the others out")
     record = state.running(name) if name is not None else None
     fleet, chosen = pipeline.choose(
         spec, backend or (record.backend if record else None), environment=environment, shard=shard

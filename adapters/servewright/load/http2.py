@@ -136,6 +136,9 @@ def _huffman(digits: str) -> bytes:
 _CODED = {_huffman(str(code)): str(code).encode() for code in range(len(CODES))}
 
 
+_NEAR = 64  # bytes of a frame in which an answer that is an error says so
+
+
 class Sender:
     """A few connections to one server, with any number of calls on each."""
 
@@ -151,6 +154,7 @@ class Sender:
     ) -> None:
         self.endpoint, self.done = endpoint, done
         self._payloads, self._timeout_s, self._most = payloads, timeout_s, min(connections, _CHANNELS)
+        self.refusal = next((payload.refusal for payload in payloads if payload.refusal), b"")
         self._loop = asyncio.get_running_loop()
         self._tls: ssl.SSLContext | None = None
         if endpoint.secure:
@@ -277,6 +281,7 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self.calls: dict[int, float] = {}
+        self._refused: set[int] = set()
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stream = 1
         self._buffer = b""
@@ -359,6 +364,8 @@ class _Connection(asyncio.BufferedProtocol):
             if self._received > _LARGEST_WINDOW // 2:
                 self.transport.write(frame(_WINDOW, 0, 0, self._received.to_bytes(4, "big")))
                 self._received = 0
+            if self._sender.refusal and self._sender.refusal in body[:_NEAR]:
+                self._refused.add(stream)
             if flags & _END_STREAM:
                 self._end(stream, "no status")
         elif kind == _HEADERS:
@@ -422,6 +429,9 @@ class _Connection(asyncio.BufferedProtocol):
             return
         self._blocked.pop(stream, None)
         self._windows.pop(stream, None)
+        if stream in self._refused:
+            self._refused.remove(stream)
+            error = error or "error in the answer"
         self._sender.done(started, error)
         if self._sender.waiting and self.room():
             self.send(self._sender.waiting.popleft())

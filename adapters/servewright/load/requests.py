@@ -19,16 +19,28 @@ from servewright.specfile import Document
 
 SEED = 20_240_229
 DIFFERENT = 32
+_MOST_ROWS, _MOST_BYTES = 1024, 64 << 20  # of a file: every process of a load holds what it sends
 
 
-def samples(document: Document, *, file: Path | None = None, count: int = DIFFERENT) -> list[Arrays]:
-    """Return ``count`` single-row inputs: rows of ``file``, else of the first golden, else made up, always the same."""
+def samples(document: Document, *, file: Path | None = None) -> list[Arrays]:
+    """Return single-row inputs: the rows of ``file``, else of the first golden, else made up, always the same.
+
+    Of very many rows, as many as are sent with ease, spread over all of them.
+    """
     spec = document.spec
     source = file or (document.resolve(spec.golden[0].inputs) if spec.golden else None)
-    known = fitting(load_npz(source), spec.signature.inputs, what=str(source)) if source else None
-    if known is not None and not batchable(spec.signature):
+    if source is None:
+        return different(spec.signature, None, DIFFERENT, seed=SEED)
+    known = fitting(load_npz(source), spec.signature.inputs, what=str(source))
+    if not batchable(spec.signature):
         return [known]
-    return different(spec.signature, known, count, seed=SEED)
+    rows = min(len(array) for array in known.values())
+    if rows == 0:
+        raise InputError(f"{source} has no rows; write one at least")
+    each = max(1, sum(array.nbytes for array in known.values()) // rows)
+    count = max(1, min(rows, _MOST_ROWS, _MOST_BYTES // each))
+    chosen = np.linspace(0, rows, count, endpoint=False).astype(int).tolist()
+    return [{name: array[row : row + 1] for name, array in known.items()} for row in chosen]
 
 
 def stacked(document: Document, rows: int, *, file: Path | None = None) -> Arrays:

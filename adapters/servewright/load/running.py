@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal
 
-from servewright.errors import LoadError, ProbeError
+from servewright.errors import InputError, LoadError, ProbeError
 from servewright.load.arrivals import Arrivals
 from servewright.load.measurement import Measurement, Window, point, stable
 from servewright.load.watching import Saturated, client_bound
@@ -181,6 +181,8 @@ def _processes(workload: Workload, headers: Mapping[str, str], start_method: Sta
             except EOFError as error:
                 raise LoadError("a process of the load ended at its start; look for a lack of memory") from error
             _refuse_crashed(answer)
+            if why := answer.get("unable"):
+                raise InputError(why)
             if why := answer.get("failed"):
                 raise ProbeError(f"{workload.endpoint.address}: {why}")
         begin = time.monotonic() + _HEAD_START_S

@@ -205,8 +205,8 @@ async def _work(pipe: Connection, job: Job) -> None:
     workload = job.workload
     connections = min(max(workload.connections, job.callers), _files() - _OTHER_FILES)
     if workload.endpoint.transport == "http" and job.callers > connections:
-        why_not = f"{job.callers} callers in one process need as many open files; use more --processes, or ulimit -n"
-        pipe.send({"failed": why_not})
+        why_not = f"{job.callers} callers in one process need as many open files; raise ulimit -n, or load with more "
+        pipe.send({"unable": why_not + "--processes"})
         return
     over = asyncio.Event()
     keys = _Keys(job.headers, ask=lambda: pipe.send({"refused": True}))

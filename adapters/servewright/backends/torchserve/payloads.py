@@ -23,7 +23,10 @@ def payloads(spec: ModelSpec, samples: Sequence[Tensors], transport: Transport) 
             protos.PredictionsRequest(model_name=spec.name, input=payload.encode_grpc(dict(sample)))
             for sample in samples
         ]
-        return [Payload(target=protos.PREDICTIONS, body=message.SerializeToString()) for message in messages]
+        return [
+            Payload(target=protos.PREDICTIONS, body=message.SerializeToString(), refusal=payload.ERROR_MAGIC)
+            for message in messages
+        ]
     path = f"/predictions/{quote(spec.name, safe='')}"
     encoded = [payload.encode_http(dict(sample)) for sample in samples]
     return [Payload(target=path, body=body, headers=headers) for body, headers in encoded]
