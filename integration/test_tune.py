@@ -184,17 +184,7 @@ def test_ctrl_c_keeps_what_there_is(models: Models, tmp_path: Path, left_behind:
     folder = tmp_path / "study"
     words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "--budget", "7", "-o", str(folder), *SMALL]
     command = [sys.executable, "-m", "servewright", *words]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        limit = threading.Timer(180.0, process.kill)
-        limit.start()
-        for line in process.stderr:
-            if "calibrate:" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        process.stderr.read()
-        limit.cancel()
-    assert process.wait() == 130
+    assert interrupted(command, "calibrate:") == 130
     first = study.load(folder)
     assert first.state == "interrupted"
     assert "interrupted" in (folder / "report.html").read_text()
@@ -204,4 +194,29 @@ def test_ctrl_c_keeps_what_there_is(models: Models, tmp_path: Path, left_behind:
     assert second.measurements[: len(first.measurements)] == first.measurements
     assert second.state in ("complete", "spent")
     assert run(words) == 2  # a study is not written over
+    # Given more, and stopped before it measures anything: what was known is written still.
+    assert second.comparison is not None
+    assert interrupted([*command, "--resume", "--rounds", "3", "--budget", "8"], "look for") == 130
+    third = study.load(folder)
+    assert (third.state, third.measurements, third.goal.budget) == ("interrupted", second.measurements, 8)
+    assert third.comparison == second.comparison
+    assert "not compared" not in third.conclusion
+    (tmp_path / "saved_model" / "assets.extra").mkdir()
+    (tmp_path / "saved_model" / "assets.extra" / "more.txt").write_text("another model")
+    assert run([*words, "--resume"]) == 2
     assert left_behind() == []
+
+
+def interrupted(command: list[str], at: str) -> int:
+    """Run a command, press Ctrl-C when it says ``at``, and return its exit code."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        limit = threading.Timer(180.0, process.kill)
+        limit.start()
+        for line in process.stderr:
+            if at in line:
+                process.send_signal(signal.SIGINT)
+                break
+        process.stderr.read()
+        limit.cancel()
+    return process.wait()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from servewright import pipeline, registry, yamltext
 from servewright.backend import Backend
 from servewright.backends.tfserving.simulation import SCHEDULER
-from servewright.errors import InputError
+from servewright.errors import InputError, LaunchError
 from servewright.load.workload import Closed
 from servewright.rendering import render
 from servewright.simulating import Service, simulate_closed, simulate_open
@@ -25,6 +25,7 @@ from servewright.tuning.belief import Belief, places
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.knobs import Demand, grid
 from servewright.tuning.live import Subject
+from servewright.tuning.machine import machine
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import Found, Question, broken, search
 from servewright.tuning.study import Comparison, Goal, Load, Measured, Round, Seen, ServiceTime, Settings
@@ -149,6 +150,23 @@ class TestSearch:
         assert found.best.settings["num_batch_threads"] == 2
         assert not found.best.unsafe
 
+    def test_takes_no_dead_server_for_one_that_bears_a_rate(self) -> None:
+        """What kills servers at the greatest rates is not risked until nothing is left."""
+        rates = tuple(Load(rate=round(300 * 1.5**step)) for step in range(6))
+        asked = goal(p99_ms=20.0, budget=14).model_copy(update={"loads": rates})
+        bench = Simulated(asked)
+        measure = bench.measure
+
+        def overrun(question: Question) -> Measured:
+            seen = measure(question)
+            died = (question.load.rate or 0) > 500
+            return seen.model_copy(update={"unsafe": "it ended", "rate": 0.0, "p99_ms": None}) if died else seen
+
+        bench.measure = overrun  # type: ignore[method-assign]
+        found = found_by(bench, asked)
+        assert found.best is not None
+        assert (found.best.load.rate or 0) <= 500
+
     def test_calibrates_with_whatever_answers(self) -> None:
         """Where the settings that calibrate kill the server, others do; where all do, there is nothing to find."""
         asked = goal(budget=30)
@@ -211,6 +229,24 @@ class TestMemory:
         resumed = found_by(Recalling(again, Journal.resume(tmp_path / NAME)), asked)
         assert resumed.best == whole.best
         assert again.asked == len(whole.measurements) - until
+
+    def test_keeps_what_an_interrupted_search_did_not_ask_for_again(self, tmp_path: Path) -> None:
+        """A study that is given more and stopped at once knows all that it knew."""
+        asked = goal()
+        journal = Journal.create(tmp_path / NAME, {})
+        whole = found_by(Recalling(Simulated(asked), journal), asked)
+        again = Recalling(Simulated(asked), Journal.resume(tmp_path / NAME))
+        assert again.known == whole.measurements
+        assert recalling.service_times(journal) == list(whole.service_times)
+
+    def test_times_no_request_twice(self, tmp_path: Path) -> None:
+        """Each service time is on the disk before the next is sought."""
+        journal = Journal.create(tmp_path / NAME, {})
+        times = Simulated(goal()).service_times((1, 64))
+        for each in times:
+            recalling.keep_timed(journal, each)
+        assert recalling.timed(Journal.resume(tmp_path / NAME)) == times
+        assert recalling.service_times(journal) == []
 
 
 class TestBelief:
@@ -297,7 +333,7 @@ class TestGain:
     @pytest.mark.parametrize(
         ("default_ms", "tuned_ms", "beats", "verdict"),
         [
-            ((9, 9, 9), (9, 9, 80), False, "nothing beats the default within noise"),
+            ((9, 9, 9), (9, 9, 80), False, "it keeps the promises under 500/s too"),
             ((80, 90, 9), (9, 9, 9), True, "which the default breaks in 2 of 3 rounds"),
             ((80, 90, 99), (9, 80, 9), False, "nothing beats the default within noise"),
             ((80, 90, 99), (70, 9, 80), False, "broke a promise in 2 of 3 rounds beside the default"),
@@ -362,13 +398,62 @@ class TestGain:
         assert comparison.load == found.best.load
         assert comparison.beats is (len(failing) < 3)
 
+    def test_survives_servers_that_die_beside_the_default(self) -> None:
+        """What dies gives way too; what is known of the others is kept, and where all die, the first error is told."""
+        best, safe = self.two()
+        found = Found(measurements=[best, safe], best=best)
+        fails = gain.compared(self.rounds((100, 300), (100, 301)), CALLERS, goal()).model_copy(
+            update={"tuned_broke": 2}
+        )
+
+        def dies(*rates: float) -> Callable[[Measured], Comparison]:
+            def compare(each: Measured) -> Comparison:
+                if each.rate in rates:
+                    raise LaunchError(f"died at {each.rate:g}")
+                return fails.model_copy(update={"measurement": each.index, "tuned_broke": 2 * (each is best)})
+
+            return compare
+
+        comparison = gain.confirmed(found, goal(), dies(900))
+        assert (found.best, comparison and comparison.measurement) == (safe, 1)
+        found.best = best
+        comparison = gain.confirmed(found, goal(), dies(700))
+        assert (found.best, comparison and comparison.measurement) == (best, 0)
+        with pytest.raises(LaunchError, match="died at 900"):
+            gain.confirmed(found, goal(), dies(900, 700))
+
+    def test_forgets_no_winner(self) -> None:
+        """A better measurement that does not beat the default takes nothing from one that was seen to."""
+        best, safe = self.two()
+        found = Found(measurements=[best, safe], best=best)
+        won = gain.compared(self.rounds((100, 300), (100, 301)), CALLERS, goal()).model_copy(update={"measurement": 1})
+        drawn = gain.compared(self.rounds((100, 130), (100, 80)), CALLERS, goal())
+        assert gain.confirmed(found, goal(), lambda _: drawn, proven=lambda each: won if each == safe else None) == won
+        assert found.best == safe
+
+    def test_of_a_rate_that_was_asked_is_none(self) -> None:
+        """Who keeps the promises answers what comes: arrivals differ by luck, and always by the same."""
+        load = Load(rate=500.0)
+        asked = goal(p99_ms=5.0).model_copy(update={"loads": (load,)})
+        compared = gain.compared(self.rounds((500, 510), (501, 511), (500, 510)), load, asked)
+        assert compared.low > 1
+        assert not compared.beats
+        found = found_by(Simulated(goal()), goal())
+        assert "nothing beats the default: it keeps the promises under 500/s too" in tuner.conclusion(
+            "spent", found, compared, asked
+        )
+
+    @staticmethod
+    def two() -> tuple[Measured, Measured]:
+        """Return a measurement, and one that answers less and keeps its promise by more."""
+        head = {"p50_ms": 1, "p90_ms": 2, "stage": "verify", "load": CALLERS}
+        best = Measured(rate=900, p99_ms=40, index=0, settings={"a": 0}, **head)
+        return best, Measured(rate=700, p99_ms=30, index=1, settings={"a": 1}, **head)
+
     def test_has_no_runner_up_that_promises_as_much(self) -> None:
         """At one load only what kept its promise by more is worth a second look."""
-        head = {"p50_ms": 1, "p90_ms": 2, "stage": "verify", "load": CALLERS}
-        best, near, safe = (
-            Measured(rate=rate, p99_ms=p99, index=index, settings={"a": index}, **head)
-            for index, (rate, p99) in enumerate(((900, 40), (800, 41), (700, 30)))
-        )
+        best, safe = self.two()
+        near = best.model_copy(update={"rate": 800, "p99_ms": 41})
         assert gain.runner_up(Found(measurements=[best, near, safe]), best, goal()) == safe
         assert gain.runner_up(Found(measurements=[best, near]), best, goal()) is None
 
@@ -528,6 +613,16 @@ class TestKnobs:
         with pytest.raises(InputError, match="lays files over"):
             tuner.accepted(subject, every, backends=registry.names())
 
+    @pytest.mark.parametrize(
+        ("waiting", "why"), [(8, "no more than 8 requests"), (5000, "larger ones are never tried")]
+    )
+    def test_say_what_bounds_the_batch(self, waiting: int, why: str, backend: Backend, workshop: Workshop) -> None:
+        """The load, or what is tried at all."""
+        spec = pipeline.load(workshop.write(workshop.values(backend))).models[0].spec
+        demand = Demand(waiting=waiting, cores=4)
+        size = next(each for each in tuner.tuning_of(backend).knobs(spec, demand) if each.key == "batching.max_size")
+        assert why in size.left_out
+
     def test_are_bounded_by_the_load(self, backend: Backend, workshop: Workshop) -> None:
         """A batch that the callers can never fill is not tried, and each knob says what it leaves out."""
         assert backend.tuning is not None
@@ -670,6 +765,16 @@ class TestCommand:
             assert (code, said in err) == (2, True), err
         assert not (workshop.folder / "study").exists()
 
+    def test_refuses_fleets(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
+        """Tuned keys go to the spec of a model, which must have a file of its own."""
+        values = workshop.values(backend)
+        spec = workshop.write(values)
+        for model, said in ((spec.name, f"tune the spec of its model, {spec}"), (values, "a file of its own")):
+            fleet = workshop.folder / "fleet.yaml"
+            fleet.write_text(json.dumps({"servewright": 1, "fleet": "all", "models": [model]}))
+            code, _, err = cli("tune", fleet, "-b", backend.name, "-o", workshop.folder / "study")
+            assert (code, "is a fleet" in err, said in err) == (2, True, True), err
+
     def test_begins_no_study_that_cannot_be_measured(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
         """The corrected command needs no other -o."""
         spec, study_folder = workshop.write(workshop.values(backend)), workshop.folder / "study"
@@ -693,7 +798,8 @@ class TestCommand:
         begun = goal(budget=9).model_dump(mode="json")
         head = {
             "goal": begun, "most": False, "each_s": 5.0, "rounds": 4, "backend": backend.name, "transport": "http",
-            "digest": pipeline.load(spec).models[0].digest, "began": study.now(),
+            "digest": pipeline.load(spec).models[0].digest, "began": study.now(), "cores": machine().cores,
+            "files": _subject(spec, backend).files_digest(),
         }  # fmt: skip
         head["runtime"] = pipeline.choice_for(pipeline.load(spec), backend, "auto", None).runtime
         journal = Journal.create(workshop.folder / "study" / NAME, head)

@@ -54,6 +54,7 @@ def command(study: Path, *, rate: str, head_room: float, as_json: bool) -> None:
         limit = found.goal.latency_ms["p99"]
         printing.line(f"note      a p99 of {limit:g} ms is promised: by this simulation no number of replicas keeps it")
     if found.winner is None:
-        printing.line("note      no tuned spec has these settings: nothing beat the default, and they measured best")
+        why = "nothing beat the default" if found.comparison is not None else "they were not compared with the default"
+        printing.line(f"note      no tuned spec has these settings: {why}, and they measured best")
     if found.server.stand_in:
         printing.line("note      measured on a stand-in: the real server's figures differ")

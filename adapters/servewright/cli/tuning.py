@@ -31,6 +31,8 @@ def run(spec: Path, **options: Any) -> None:
         raise InputError(f"{spec} has {len(fleet.models)} models; tune the spec of one")
     if Path(fleet.models[0].file).resolve() != spec.resolve():
         raise InputError(f"{spec} is a fleet; tune the spec of its model, {fleet.models[0].file}")
+    if fleet.models[0].at:
+        raise InputError(f"{spec} is a fleet; write its model into a file of its own, and tune that")
     backend = pipeline.backend_for(fleet, options["backend"])
     tuning = tuner.tuning_of(backend)
     ask = _ask(fleet.models[0].spec, options)

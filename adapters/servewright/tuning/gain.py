@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
+from servewright.errors import LaunchError, ProbeError, ServewrightError
 from servewright.tuning.search import Found, worth
 from servewright.tuning.study import Comparison, Goal, Load, Measured, Round, Seen
 
@@ -35,7 +36,11 @@ def alternate(
 
 
 def compared(rounds: Sequence[Round], load: Load, goal: Goal) -> Comparison:
-    """Return the gain of the tuned side with its interval, and who kept the promises; it takes two rounds at least."""
+    """Return the gain of the tuned side with its interval, and who kept the promises; it takes two rounds at least.
+
+    An open loop is answered at the rate that is asked by whoever keeps the promises: there, keeping them alone is all
+    that beats the default where the rate is maximised.
+    """
     of = goal.maximise
     ratios = [math.log(max(_worth(each.tuned, of), 1e-9) / max(_worth(each.default, of), 1e-9)) for each in rounds]
     count = len(ratios)
@@ -48,28 +53,44 @@ def compared(rounds: Sequence[Round], load: Load, goal: Goal) -> Comparison:
         default_broke=sum(bool(goal.slo.broken_by(each.default, asked=load.rate)) for each in rounds),
         tuned_broke=sum(bool(goal.slo.broken_by(each.tuned, asked=load.rate)) for each in rounds),
     )  # fmt: skip
-    beats = found.keeps_alone or (found.low > 1 and not found.tuned_fails)
+    tells = of == "latency" or load.rate is None
+    beats = found.keeps_alone or (tells and found.low > 1 and not found.tuned_fails)
     return found.model_copy(update={"beats": beats})
 
 
 def confirmed(
-    found: Found, goal: Goal, compare: Callable[[Measured], Comparison | None], *, at_most: int = CONFIRMED
-) -> Comparison | None:
+    found: Found, goal: Goal, compare: Callable[[Measured], Comparison | None], *,
+    proven: Callable[[Measured], Comparison | None] = lambda _: None, at_most: int = CONFIRMED,
+) -> Comparison | None:  # fmt: skip
     """Return how the best compares with the default; where it fails beside it, the `runner_up` becomes the best.
 
-    One measurement may keep by luck what the next ones break. Where everything that was compared fails, the best stays
-    what it was, with its own comparison.
+    One measurement may keep by luck what the next ones break, and a server may die beside another. ``proven`` tells of
+    a measurement what was compared before: where nothing that is compared now beats the default, one that did becomes
+    the best. Where everything fails, the best stays what it was, with its own comparison; where no server lived to be
+    compared, its error is raised.
     """
-    first, tried = found.best, list[Comparison]()
+    first, tried, died = found.best, list[tuple[Measured, Comparison]](), list[ServewrightError]()
     best = first
-    while best is not None and len(tried) < at_most:
-        comparison = compare(best)
-        if comparison is None or not comparison.tuned_fails:
-            found.best = best
-            return comparison
-        tried.append(comparison)
+    while best is not None and len(tried) + len(died) < at_most:
+        try:
+            comparison = compare(best)
+        except (LaunchError, ProbeError) as error:
+            died.append(error)
+        else:
+            if comparison is None:
+                return None
+            tried.append((best, comparison))
+            if not comparison.tuned_fails:
+                break
         best = runner_up(found, best, goal)
-    return tried[0] if tried else None
+    if not tried and died:
+        raise died[0]
+    if not tried:
+        return None
+    last = tried[-1] if not tried[-1][1].tuned_fails else tried[0]
+    before = [] if last[1].beats else [(each, proven(each)) for each in kept(found, goal)]
+    found.best, comparison = next(((each, known) for each, known in before if known is not None and known.beats), last)
+    return comparison
 
 
 def runner_up(found: Found, failed: Measured, goal: Goal) -> Measured | None:
@@ -80,8 +101,13 @@ def runner_up(found: Found, failed: Measured, goal: Goal) -> Measured | None:
             return (each.load.rate or math.inf) < (failed.load.rate or 0.0)
         return each.percentile_ms(0.99) < failed.percentile_ms(0.99)
 
+    return next(filter(safer, kept(found, goal)), None)
+
+
+def kept(found: Found, goal: Goal) -> list[Measured]:
+    """Return the measurements that keep every promise under a load that was asked for, the best first."""
     kept = [each for each in found.measurements if each.load in goal.loads and not each.broken and not each.unsafe]
-    return max(filter(safer, kept), key=lambda each: worth(goal, each), default=None)
+    return sorted(kept, key=lambda each: worth(goal, each), reverse=True)
 
 
 def half_width(deviation: float, count: int) -> float:

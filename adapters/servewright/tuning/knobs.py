@@ -63,3 +63,9 @@ def powers(most: int, *, least: int = 1) -> tuple[int, ...]:
     """Return the powers of two from ``least`` up to ``most``, and ``most`` itself."""
     found = [least << turn for turn in range(32) if least << turn <= most]
     return tuple(found if not found or found[-1] == most else [*found, most])
+
+
+def beyond(tried: int, demand: Demand, *, largest: int) -> str:
+    """Return why batches above ``tried`` are left out; none above ``largest`` ever is tried."""
+    why = "larger ones are never tried" if tried >= largest else f"no more than {demand.waiting} requests wait at once"
+    return f"above {tried}: {why}"

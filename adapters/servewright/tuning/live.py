@@ -13,6 +13,7 @@ import numpy as np
 
 from servewright import launching, packaging, runs, specfile
 from servewright.backend import Backend, Identity, Payload, Transport
+from servewright.digest import Digest, combined, digest_of_file
 from servewright.errors import LaunchError, ProbeError, ServewrightError
 from servewright.fleet import Fleet
 from servewright.launching import Choice
@@ -56,6 +57,19 @@ class Subject:
         """The spec."""
         return self.fleet.models[0]
 
+    def files_digest(self) -> str:
+        """Return what tells the files that the spec only names: the model's, its code, and the golden samples."""
+        spec, backend = self.document.spec, self.backend.name
+        source = spec.source(backend)
+        named = [source.path, (source.code or "").partition(":")[0]] if source is not None else []
+        named += [each.inputs for each in spec.golden]
+        found: dict[str, Digest] = {}
+        for name in filter(None, named):
+            path = self.document.resolve(name)
+            files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+            found |= {str(Path(name, file.relative_to(path))): digest_of_file(file) for file in files}
+        return combined(found).sha256
+
     def keys(self, settings: Settings) -> dict[str, Any]:
         """Return the spec's keys for ``settings``; the sizes that it allows go on ending with the greatest batch."""
         keys = dict(self.tuning.keys(settings))
@@ -96,7 +110,8 @@ class LiveBench:
 
     A new server is loaded for ``settle_in_s`` before anything is measured on it: what is compiled as it runs, Java and
     TorchScript, takes its first thousand requests for that. ``bound`` says of what was measured `once` where the load
-    generator was too slow. ``start_method`` is that of the load's processes.
+    generator was too slow. ``start_method`` is that of the load's processes. What was ``timed_before`` is not timed
+    again.
     """
 
     subject: Subject
@@ -109,6 +124,8 @@ class LiveBench:
     until: float | None = None
     identity: Identity | None = None
     on_identity: Callable[[Identity], None] = lambda _: None
+    timed_before: Sequence[ServiceTime] = ()
+    on_timed: Callable[[ServiceTime], None] = lambda _: None
     bound: list[str] = field(default_factory=list)
     _held: ExitStack = field(default_factory=ExitStack)
     _serving: Serving | None = None
@@ -151,12 +168,17 @@ class LiveBench:
 
     def timed(self, serving: Serving, rows: int, *, busy: int = 1) -> ServiceTime:
         """Measure requests of so many rows, ``busy`` at a time."""
+        for known in self.timed_before:
+            if (known.rows, known.busy) == (rows, busy):
+                return known
         payload = self._payload(serving, rows)
         for seconds in (_SERVICE_S, _SLOW_S):  # a request that takes longer than the first has begun before it
             seen = self.loaded(serving, Closed(concurrency=busy), payloads=payload, seconds=seconds)
             if len(seen.latency) and not seen.errors:
                 break
-        return _service_time(rows, busy, seen)
+        found = _service_time(rows, busy, seen)
+        self.on_timed(found)
+        return found
 
     def _possible(self, rows: Sequence[int]) -> Sequence[int]:
         """Return ``rows``, or one of them for a model that takes no batches."""

@@ -11,42 +11,62 @@ from servewright.tuning.study import Measured, Round, ServiceTime
 
 
 class Recalling:
-    """Answers from ``journal`` as long as the same questions come in the same order, then from ``bench``."""
+    """Answers from ``journal`` as long as the same questions come in the same order, then from ``bench``.
+
+    ``known`` is every measurement of the study, also those that an interrupted search did not ask for again.
+    """
 
     def __init__(self, bench: Bench, journal: Journal, *, on_new: Callable[[Measured], None] = lambda _: None) -> None:
         self._bench, self._journal, self._on_new = bench, journal, on_new
-        self._known: list[Measured] = []
+        self._told = 0
+        self.known: list[Measured] = []
         for fact in journal.all("measured"):
             measured = Measured.model_validate(fact["measured"])
-            self._known[measured.index :] = [measured]  # what came after was of a search that asked otherwise
-        self.told: list[Measured] = []  # every answer so far, also one that an interrupted search did not hear of
+            self.known[measured.index :] = [measured]  # what came after was of a search that asked otherwise
 
     def service_times(self, rows: Sequence[int]) -> Sequence[ServiceTime]:
         """Return the service times, measured once."""
-        for fact in self._journal.all("service_times"):
-            return [ServiceTime.model_validate(each) for each in fact["found"]]
+        if known := service_times(self._journal):
+            return known
         found = self._bench.service_times(rows)
         self._journal.append("service_times", {"found": [each.model_dump(mode="json") for each in found]})
         return found
 
     def measure(self, question: Question) -> Measured:
         """Return the answer that is known, or a new one."""
-        if question.index < len(self._known):
-            known = self._known[question.index]
+        self._told = question.index + 1
+        if question.index < len(self.known):
+            known = self.known[question.index]
             if (known.settings, known.load) == (question.settings, question.load):
-                self.told.append(known)
                 return known
             # Another version of the model asks otherwise from here on.
-            del self._known[question.index :]
+            del self.known[question.index :]
         found = self._bench.measure(question)
         self._journal.append("measured", {"measured": found.model_dump(mode="json")})
-        self.told.append(found)
+        self.known.append(found)
         self._on_new(found)
         return found
 
     def over(self) -> bool:
         """Tell whether the time is spent; what is known costs none."""
-        return len(self.told) >= len(self._known) and self._bench.over()
+        return self._told >= len(self.known) and self._bench.over()
+
+
+def service_times(journal: Journal) -> list[ServiceTime]:
+    """Return the service times of a study, none where not all of them are known yet."""
+    for fact in journal.all("service_times"):
+        return [ServiceTime.model_validate(each) for each in fact["found"]]
+    return []
+
+
+def timed(journal: Journal) -> list[ServiceTime]:
+    """Return each service time that is known, also of a calibration that did not end."""
+    return [ServiceTime.model_validate(fact["found"]) for fact in journal.all("service_time")]
+
+
+def keep_timed(journal: Journal, found: ServiceTime) -> None:
+    """Keep one service time."""
+    journal.append("service_time", {"found": found.model_dump(mode="json")})
 
 
 def keep(journal: Journal, best: Measured, found: Round) -> None:

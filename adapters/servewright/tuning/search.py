@@ -261,7 +261,7 @@ class _Search:
         """Tell of each measurement that says something of ``rate`` whether the promises were kept; of one more."""
         kept = [True]
         for seen in self.found.measurements:
-            asked, keeps = seen.load.rate, not seen.broken
+            asked, keeps = seen.load.rate, not seen.broken and not seen.unsafe
             if asked is not None and (asked == rate or keeps == (asked > rate)):
                 kept.append(keeps)
         return kept

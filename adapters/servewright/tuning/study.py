@@ -238,7 +238,8 @@ class Comparison(Record):
 
     ``gain`` is the ratio of rates, or of p99 the other way round, as the geometric mean of the rounds, with its 95 %
     interval. ``default_broke`` and ``tuned_broke`` count the rounds in which a promise was broken. ``beats``: the
-    winner `keeps_alone`, or kept the promises in at least half of the rounds and the whole interval lies above 1.
+    winner `keeps_alone`, or kept the promises in at least half of the rounds and the whole interval lies above 1; the
+    rate under an open loop is what is asked, and beats nobody. ``measurement``: that of the setting that was compared.
     """
 
     load: Load
@@ -250,6 +251,7 @@ class Comparison(Record):
     beats: bool
     default_broke: int = 0
     tuned_broke: int = 0
+    measurement: int | None = None
 
     @property
     def tuned_fails(self) -> bool:
@@ -326,9 +328,12 @@ class Study(Record):
 
     @property
     def best(self) -> Measured | None:
-        """The winner's measurement; without a winner, the best that answers."""
+        """The measurement of the winner, or of what was compared; without either, the best that answers."""
+        chosen = self.comparison.measurement if self.comparison is not None else None
         if self.winner is not None:
-            return next((each for each in self.measurements if each.index == self.winner.measurement), None)
+            chosen = self.winner.measurement
+        if chosen is not None:
+            return next((each for each in self.measurements if each.index == chosen), None)
         kept = [each for each in self.measurements if self.answers(each) and each.p99_ms is not None]
         if self.goal.maximise == "rate":
             return max(kept, key=lambda each: each.rate, default=None)

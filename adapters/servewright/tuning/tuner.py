@@ -7,8 +7,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -101,6 +102,7 @@ def tune(
         "goal": goal.model_dump(mode="json"), "most": ask.most, "each_s": ask.each_s, "rounds": ask.rounds,
         "backend": subject.backend.name, "runtime": subject.choice.runtime, "digest": subject.document.digest,
         "transport": subject.transport, "data": _digest(subject.data), "image": subject.image, "began": study.now(),
+        "files": subject.files_digest(), "cores": machine().cores,
     }  # fmt: skip
     path = folder / JOURNAL
     if resume:
@@ -120,17 +122,24 @@ def tune(
 
 def _same(journal: Journal, identity: dict[str, Any], path: Path) -> None:
     """Refuse to mix two studies in one journal."""
-    changed = {"digest": "the spec has changed", "data": "other --data was sent"}
-    for key in ("backend", "runtime", "digest", "transport", "data", "image"):
+    changed = {
+        "digest": "the spec has changed", "data": "other --data was sent",
+        "files": "the model's files or the golden samples have changed",
+    }  # fmt: skip
+    for key in ("backend", "runtime", "digest", "transport", "data", "image", "files", "cores"):
         if journal.head.get(key) != identity[key]:
             what = changed.get(key) or f"{key} was {journal.head.get(key) or 'not given'}"
             raise InputError(f"{path} is of another study: {what}; begin a new one with another -o")
 
 
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _digest(data: Path | None) -> str | None:
     """Return what tells one file of requests from another; the path may change."""
     try:
-        return hashlib.sha256(data.read_bytes()).hexdigest() if data is not None else None
+        return _sha256(data.read_bytes()) if data is not None else None
     except OSError as error:
         raise InputError(f"{data} cannot be read: {error.strerror or error}; correct --data") from error
 
@@ -196,9 +205,10 @@ class _Tuner:
         self.machine = machine()
         until = time.monotonic() + ask.time_s if ask.time_s else None
         self.bench = LiveBench(
-            subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until, on_identity=self._identified
-        )
-        self.interrupted, self.failed = False, ""
+            subject=subject, goal=goal, backends=backends, each_s=ask.each_s, until=until, on_identity=self._identified,
+            timed_before=recalling.timed(journal), on_timed=partial(recalling.keep_timed, journal),
+        )  # fmt: skip
+        self.interrupted, self.failed, self.left_out = False, "", ""
 
     def run(self) -> Study:
         try:
@@ -209,6 +219,7 @@ class _Tuner:
     def _run(self) -> Study:
         spec = self.subject.document.spec
         found, comparison = Found(), None
+        recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
         demand = Demand.of(self.goal.loads, self.machine.cores)
         knobs: tuple[Knob, ...] = ()
         for fact in self.journal.all("server"):
@@ -222,28 +233,46 @@ class _Tuner:
             settings = self._grid(knobs, demand)
             self.on_stage(f"look for {self.goal}")
             self.on_stage(f"calibrate, then search {len(settings)} settings with {self.goal.budget} measurements")
-            recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
             earlier = budgets(self.journal)[:-1]
             found = search(settings, self.goal, self.subject.tuning.scheduler, recalled, earlier=earlier)
             self.bench.close()
             if found.state == "interrupted":
-                found.measurements[:] = recalled.told
                 raise KeyboardInterrupt
             comparison = self._confirmed(found)
         except KeyboardInterrupt:
             self.interrupted = True
+            comparison = self._as_known(found, recalled)
         return self._concluded(found, comparison, knobs, demand)
 
+    def _as_known(self, found: Found, recalled: recalling.Recalling) -> Comparison | None:
+        """Fill in what the journal knows and an interrupted search did not ask for again; return the best's rounds."""
+        found.service_times = tuple(recalling.service_times(self.journal))
+        found.measurements[:] = recalled.known
+        kept = gain.kept(found, self.goal)
+        found.best = kept[0] if kept else None
+        if found.best is None:
+            return None
+        comparison = self._known_rounds(found.best)
+        if comparison is not None and not comparison.beats:
+            comparison = gain.confirmed(found, self.goal, self._known_rounds, proven=self._known_rounds)
+        return comparison
+
     def _identified(self, said: Identity) -> None:
-        """Keep what the server says that it is, from the first one that runs."""
+        """Keep what the server says that it is, from the first one that runs; `InputError` for another one since."""
         self._must_be_real(said)
-        if not self.journal.all("server"):
-            backend = self.subject.backend
-            server = study.Server(
-                backend=backend.name, title=backend.title, name=said.name, version=said.version,
-                stand_in=said.stand_in, runtime=self.subject.choice.runtime,
-            )  # fmt: skip
+        facts = self.journal.all("server")
+        backend = self.subject.backend
+        server = study.Server(
+            backend=backend.name, title=backend.title, name=said.name, version=said.version,
+            stand_in=said.stand_in, runtime=self.subject.choice.runtime,
+        )  # fmt: skip
+        if not facts:
             self.journal.append("server", {"server": server.model_dump(mode="json")})
+        elif (before := study.Server.model_validate(facts[0]["server"])) != server:
+            raise InputError(
+                f"{self.journal.path} is of {before.name} {before.version}, and this is {server.name} "
+                f"{server.version}; begin a new study with another -o"
+            )
 
     def _must_be_real(self, said: Identity | study.Server) -> None:
         if self.ask.require_real and said.stand_in:
@@ -252,7 +281,8 @@ class _Tuner:
     def _grid(self, knobs: Sequence[Knob], demand: Demand) -> list[Settings]:
         settings, left_out = accepted(self.subject, grid(self.subject.tuning, knobs, demand), backends=self.backends)
         if left_out:
-            self.on_stage(f"some settings are left out: {left_out}")
+            self.left_out = f"some settings are left out, which rendering refuses: {left_out}"
+            self.on_stage(self.left_out)
         return settings
 
     def _ladder(self) -> None:
@@ -298,16 +328,21 @@ class _Tuner:
 
         first = found.best
         try:
-            comparison = gain.confirmed(found, self.goal, compare)
+            comparison = gain.confirmed(found, self.goal, compare, proven=self._known_rounds)
         except (LaunchError, ProbeError) as error:
             self.failed = f"not compared with the default, a server failed: {str(error).splitlines()[0]}"
             return None
         if first is not None and found.best != first:
-            self.failed = (
-                f"{_named(first.settings)} measured better under {first.load}, and broke a promise in most rounds "
-                "beside the default"
-            )
+            self.failed = f"{_named(first.settings)} measured better under {first.load}, but not beside the default"
         return comparison
+
+    def _known_rounds(self, best: Measured) -> Comparison | None:
+        """Return what the rounds that are known say of a measurement; nothing where there are fewer than two."""
+        known = recalling.rounds(self.journal, best)
+        return self._weighed(best, known) if len(known) > 1 else None
+
+    def _weighed(self, best: Measured, rounds: Sequence[study.Round]) -> Comparison:
+        return gain.compared(rounds, best.load, self.goal).model_copy(update={"measurement": best.index})
 
     def _compared(self, best: Measured) -> Comparison | None:
         """Measure the winner and the default in alternation, both servers running."""
@@ -325,7 +360,7 @@ class _Tuner:
                     lambda side: self.bench.once(sides[side], best.load), known, rounds=self.ask.rounds,
                     on_round=lambda found: recalling.keep(self.journal, best, found),
                 )  # fmt: skip
-        return gain.compared(known, best.load, self.goal)
+        return self._weighed(best, known)
 
     def _concluded(self, found: Found, comparison: Comparison | None, knobs: tuple[Knob, ...], demand: Demand) -> Study:
         best, subject = found.best, self.subject
@@ -350,8 +385,12 @@ class _Tuner:
             }
         )  # fmt: skip
         study.save(result, self.folder)
-        if winner is not None and not self.interrupted:
+        if self.interrupted:
+            return result
+        if winner is not None:
             self._write(winner)
+        else:
+            self._take_back()
         return result
 
     def _server(self) -> study.Server:
@@ -379,8 +418,7 @@ class _Tuner:
         unsafe = [each for each in found.measurements if each.unsafe]
         if unsafe:
             warnings.append(f"the server failed under {_counted(len(unsafe), 'setting')}: {unsafe[0].unsafe}")
-        if self.failed:
-            warnings.append(self.failed)
+        warnings += [each for each in (self.left_out, self.failed) if each]
         if comparison is not None:
             warnings += [unkept] if (unkept := not_kept(comparison)) else []
             if not comparison.beats and not comparison.tuned_fails:
@@ -408,6 +446,20 @@ class _Tuner:
         write_texts({tuned_name(self.subject): text}, self.spec_file.absolute().parent)
         configs = render(self.subject.with_settings(winner.settings, backends=self.backends), self.subject.backend)
         write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
+        written = {"spec": _sha256(text.encode()), "configs": sorted(configs)}
+        if self.journal.all("written")[-1:] != [{"kind": "written", **written}]:
+            self.journal.append("written", written)
+
+    def _take_back(self) -> None:
+        """Remove what this study wrote of a winner that is none any more, unless somebody has changed it since."""
+        for fact in self.journal.all("written")[-1:]:
+            spec = self.spec_file.absolute().with_name(tuned_name(self.subject))
+            with suppress(OSError):
+                if _sha256(spec.read_bytes()) == fact["spec"]:
+                    spec.unlink()
+                    self.on_stage(f"{spec} is removed: what it says no longer beats the default")
+            for path in fact["configs"]:
+                (self.folder / "config" / path).unlink(missing_ok=True)
 
 
 def accepted(subject: Subject, settings: Sequence[Settings], *, backends: Sequence[str]) -> tuple[list[Settings], str]:
@@ -513,6 +565,8 @@ def conclusion(state: str, found: Found, comparison: Comparison | None, goal: Go
         why = _first_broken(goal, load, [each.tuned for each in comparison.rounds])
         broke = f"broke a promise in {comparison.tuned_broke} of {rounds}"
         return f"nothing is changed: the best that was measured, {said}, {broke} beside the default ({why}); {figures}"
+    if comparison.of == "rate" and load.rate is not None and 2 * comparison.default_broke <= len(comparison.rounds):
+        return f"nothing beats the default: it keeps the promises under {load} too, as does the best, {said}"
     unsure = comparison.high > max(1.0, _WIDE * comparison.low)
-    more = f"; {rounds} tell little of it, a new study with more --rounds may tell more" if unsure else ""
+    more = f"; {rounds} tell little of it: go on with --resume and more --rounds" if unsure else ""
     return f"nothing beats the default within noise; best was {said}: {figures} under {comparison.load}{more}"

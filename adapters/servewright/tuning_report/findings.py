@@ -111,7 +111,8 @@ def found(study: Study) -> Findings:
 def _said_already(study: Study, warning: str) -> bool:
     """Tell whether the head says what a warning does: which server it was, or that nothing beats the default."""
     beaten = study.comparison is not None and not study.comparison.beats
-    return (study.server.stand_in and "stand-in" in warning) or (beaten and warning.startswith("nothing beats"))
+    told = study.server.stand_in and warning.startswith(f"measured on {study.server.name}, a stand-in")
+    return told or (beaten and warning.startswith("nothing beats"))
 
 
 def promised(study: Study) -> tuple[str, float | None]:
@@ -148,7 +149,8 @@ def what_broke(study: Study, each: Measured) -> str:
     if each.unsafe:
         return f"unsafe: {each.unsafe}"
     if each.client_bound:
-        return f"client-bound: {each.client_bound}"
+        why, _, _ = each.client_bound.partition(";")  # what follows is advice for `load`
+        return f"client-bound: {why}"
     if each.load not in study.goal.loads:
         return "calibrates, is no answer"
     return f"breaks {each.broken}" if each.broken else "keeps the promises"
@@ -192,15 +194,9 @@ def _figures(study: Study) -> Iterable[Figure]:
         yield Figure(value=rate(kept.rate), what=f"best measured, under {kept.load}")
         yield Figure(value=ms(latency(kept, name)), what=f"its {name}{promise}")
     count, alone = len(study.measurements), len(study.service_times)
-    spent = f"measurements, after {alone} of service times, of {study.goal.budget} allowed, in {span(_seconds(study))}"
+    lasted = span(sum(each.seconds for each in study.measurements))
+    spent = f"measurements in {lasted}, after {alone} of service times, of {study.goal.budget} allowed"
     yield Figure(value=f"{count}", what=spent)
-
-
-def _seconds(study: Study) -> float:
-    try:
-        return (datetime.fromisoformat(study.ended) - datetime.fromisoformat(study.began)).total_seconds()
-    except (ValueError, TypeError):
-        return sum(each.seconds for each in study.measurements)
 
 
 def _when(text: str) -> str:
@@ -248,7 +244,7 @@ def _who_won(study: Study, compared: Comparison) -> str:
         if compared.high > 1 + max(study.goal.margin, _SMALL):
             said += (
                 f" Nor does it rule out a gain of up to {number(compared.high)} times: the rounds differ from each "
-                "other. Give more --rounds, or a quieter machine."
+                "other. Go on with --resume and more --rounds, or on a quieter machine."
             )
         elif not compared.default_broke:
             said += " What you have is as good as anything that was tried."

@@ -10,7 +10,7 @@ from servewright.backends.tfserving import keys
 from servewright.backends.tfserving.settings import BatchingOptions, options
 from servewright.backends.tfserving.simulation import SCHEDULER
 from servewright.spec import ModelSpec
-from servewright.tuning.knobs import Demand, Tuning, powers
+from servewright.tuning.knobs import Demand, Tuning, beyond, powers
 from servewright.tuning.study import Knob, Settings
 
 _LARGEST: Final = 256
@@ -26,7 +26,7 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
     return [
         Knob(
             name="max_batch_size", key="batching.max_size", unit="rows", values=sizes, default=now["max_batch_size"],
-            left_out=f"above {sizes[-1]}: no more than {demand.waiting} requests wait at once",
+            left_out=beyond(sizes[-1], demand, largest=_LARGEST),
         ),
         Knob(
             name="batch_timeout_micros", key="batching.max_delay", unit="us", values=_TIMEOUTS_US,

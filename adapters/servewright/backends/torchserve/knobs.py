@@ -8,7 +8,7 @@ from typing import Any, Final
 from servewright.backends.torchserve import keys
 from servewright.backends.torchserve.simulation import SCHEDULER
 from servewright.spec import ModelSpec
-from servewright.tuning.knobs import Demand, Tuning, powers
+from servewright.tuning.knobs import Demand, Tuning, beyond, powers
 from servewright.tuning.study import Knob, Settings
 
 _LARGEST: Final = 256
@@ -20,11 +20,14 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
     now = default(spec, demand)
     sizes = powers(min(demand.waiting, _LARGEST))
     workers = powers(min(demand.cores, max(demand.waiting, 1)))
+    bounded = f"the machine has {demand.cores} cores"
+    if workers[-1] < demand.cores:
+        bounded = "no more requests wait at once"
     queue = max(keys.queue(spec), 2 * demand.waiting, 2 * sizes[-1])
     return [
         Knob(
             name="batchSize", key="batching.max_size", unit="requests", values=sizes, default=now["batchSize"],
-            left_out=f"above {sizes[-1]}: no more than {demand.waiting} requests wait at once",
+            left_out=beyond(sizes[-1], demand, largest=_LARGEST),
         ),
         Knob(
             name="maxBatchDelay", key="batching.max_delay", unit="ms", values=_DELAYS_MS, default=now["maxBatchDelay"],
@@ -32,7 +35,7 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
         ),
         Knob(
             name="workers", key="workers", unit="", values=workers, default=now["workers"],
-            left_out=f"above {workers[-1]}: the machine has {demand.cores} cores",
+            left_out=f"above {workers[-1]}: {bounded}",
         ),
         Knob(
             name="OMP_NUM_THREADS", key="threads.intra_op", unit="", values=powers(demand.cores),
