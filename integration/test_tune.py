@@ -201,9 +201,6 @@ def test_ctrl_c_keeps_what_there_is(models: Models, tmp_path: Path, left_behind:
     assert (third.state, third.measurements, third.goal.budget) == ("interrupted", second.measurements, 8)
     assert third.comparison == second.comparison
     assert "not compared" not in third.conclusion
-    (tmp_path / "saved_model" / "assets.extra").mkdir()
-    (tmp_path / "saved_model" / "assets.extra" / "more.txt").write_text("another model")
-    assert run([*words, "--resume"]) == 2
     assert left_behind() == []
 
 

@@ -765,6 +765,17 @@ class TestCommand:
             assert (code, said in err) == (2, True), err
         assert not (workshop.folder / "study").exists()
 
+    def test_knows_a_model_by_its_files(self, backend: Backend, workshop: Workshop) -> None:
+        """The spec only names them, and they may have been written anew."""
+        subject = _subject(workshop.write(workshop.values(backend)), backend)
+        before = subject.files_digest()
+        source = subject.document.spec.source(backend.name)
+        assert source is not None
+        model = subject.document.resolve(source.path)
+        file = next(each for each in model.rglob("*") if each.is_file()) if model.is_dir() else model
+        file.write_bytes(file.read_bytes() + b"more")
+        assert subject.files_digest() != before
+
     def test_refuses_fleets(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
         """Tuned keys go to the spec of a model, which must have a file of its own."""
         values = workshop.values(backend)
@@ -818,6 +829,13 @@ class TestCommand:
         for words in (("--budget", "12"), ("--rounds", "6"), ("--time", "1h"), ("--budget", "12"), ()):
             code, _, err = cli(*more, *words)
             assert (code, "is a stand-in" in err) == (1, True), err
+        for key, value, said in (
+            ("files", "x", "the model's files or the golden samples"),
+            ("cores", 999, "cores was 999"),
+        ):
+            Journal.create(workshop.folder / key / NAME, head | {key: value})
+            code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / key, "--resume")
+            assert (code, said in err) == (2, True), err
         given = [(each["budget"], each["rounds"]) for each in Journal.resume(journal.path).all("more")]
         assert given == [(12, 4), (12, 6)]
         (workshop.folder / "other.npz").write_bytes(b"other")
