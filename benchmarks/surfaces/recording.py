@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import psutil
 
 import models
 from servewright import pipeline, registry
+from servewright.errors import ProbeError
 from servewright.load.measurement import Measurement
 from servewright.tuning import study, tuner
 from servewright.tuning.journal import Journal
@@ -36,6 +39,15 @@ TRANSPORT = {"torchserve": "http", "tfserving": "grpc"}
 PACKAGES = ("torch", "torchserve", "tensorflow", "numpy")
 CALM, TRIES = 0.08, 3
 FEW, FEW_LONGER = 200, 2.5  # a tail is not known from fewer answers: then the cell is measured for so much longer
+REFERENCE: dict[str, Settings] = {  # strong settings that use both cores, as most do
+    "torchserve": {"batchSize": 16, "maxBatchDelay": 2, "workers": 1, "OMP_NUM_THREADS": 1, "jobQueueSize": 128},
+    "tfserving": {
+        "max_batch_size": 16, "batch_timeout_micros": 2000, "num_batch_threads": 1, "intra_op_parallelism": 1,
+        "max_enqueued_batches": 10,
+    },
+}  # fmt: skip
+REFERENCE_S = 0.6
+UNLIKE, TRIES_UNLIKE, USUAL_OF = 0.2, 2, 20  # in natural logarithms of the reference's rate
 T = TypeVar("T")
 
 
@@ -90,6 +102,7 @@ class Recorder:
             **self._lengths(), "transport": TRANSPORT[backend_name], "settings": len(self.grid),
         }  # fmt: skip
         self.journal = Journal.resume(path) if path.exists() else Journal.create(path, about)
+        self.speeds: list[float] = [fact["speed"] for fact in self.journal.all("cell") if "speed" in fact]
 
     def run(self) -> None:
         """Record what is missing."""
@@ -107,6 +120,16 @@ class Recorder:
             for again in range(self.options.passes)
             for at in np.random.default_rng(7 + again).permutation(len(self.grid)).tolist()
         ]
+        if all((_key(settings), str(load), again) in done for settings, again in work for load in loads):
+            return
+        # It stays up beside all others: how fast it is just then is how fast the machine is.
+        with self._serving(REFERENCE[self.name.partition("-")[0]]) as reference:
+            self._cells(work, loads, done, begun, reference)
+
+    def _cells(
+        self, work: list[tuple[Settings, int]], loads: list[Load], done: set[tuple[str, str, int]],
+        begun: dict[int, int], reference: Serving,
+    ) -> None:  # fmt: skip
         begin, measured = time.monotonic(), 0
         for place, (settings, again) in enumerate(work):
             missing = [load for load in loads if (_key(settings), str(load), again) not in done]
@@ -117,8 +140,9 @@ class Recorder:
                 about = {"again": again, "cells_before": begun[again], "began": study.now(), **self._lengths()}
                 self.journal.append("pass", about)
             with self._serving(settings) as serving:
+                before = self._speed(reference)
                 for load in missing:
-                    cell = self._cell(serving, load)
+                    cell, before = self._beside(reference, before, serving, load)
                     about = {"settings": settings, "load": load.model_dump(exclude_none=True), "again": again}
                     self.journal.append("cell", about | cell)
             measured += 1
@@ -176,6 +200,31 @@ class Recorder:
                 # Nothing of it is needed any more: TorchServe's orderly end takes two seconds.
                 if serving.server.handle is not None:
                     serving.server.handle.stop(0.0)
+
+    def _speed(self, reference: Serving) -> float:
+        """Return how many requests per second the server that stays up answers just now."""
+        seen = self.bench.loaded(reference, Load(concurrency=64).pace, seconds=REFERENCE_S)
+        if not seen.rate:
+            raise ProbeError("the reference server no longer answers; run it again to go on")
+        return float(seen.rate)
+
+    def _beside(
+        self, reference: Serving, before: float, serving: Serving, load: Load
+    ) -> tuple[dict[str, Any], float]:  # fmt: skip
+        """Return a cell with how fast the reference was around it; anew where that was far from usual."""
+        tried: list[tuple[float, dict[str, Any]]] = []
+        while len(tried) < TRIES_UNLIKE:
+            cell = self._cell(serving, load)
+            after = self._speed(reference)
+            speed = math.sqrt(before * after)
+            before = after
+            usual = statistics.median(self.speeds) if len(self.speeds) >= USUAL_OF else speed
+            self.speeds.append(speed)
+            unlike = abs(math.log(speed / usual))
+            tried.append((unlike, cell | {"speed": round(speed, 1)}))
+            if unlike <= UNLIKE:
+                break
+        return min(tried, key=lambda each: each[0])[1], before
 
     def _cell(self, serving: Serving, load: Load) -> dict[str, Any]:
         for seconds in (self.options.seconds, FEW_LONGER * self.options.seconds):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from servewright import registry
+from servewright.load.saturation import KEEPS_UP
 from servewright.simulating import Scheduler
 from servewright.tuning import tuner
 from servewright.tuning.study import Load, Seen, Settings
@@ -83,6 +84,9 @@ def _scheduler(backend: str) -> Scheduler:
 
 def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     loads = [Load(**load) for row in rows if row["kind"] == "loads" for load in row["loads"]]
+    speeds = [row["speed"] for row in rows if row["kind"] == "cell" and "speed" in row]
+    usual = float(np.median(speeds)) if speeds else 1.0
+    beside: dict[int, int] = defaultdict(int)  # by pass: how many cells were measured beside the reference
     alone: dict[int, tuple[float, float]] = {}
     cells: dict[tuple[str, str], dict[int, Seen]] = defaultdict(dict)
     known: dict[str, Settings] = {}
@@ -90,7 +94,10 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     for row in rows:
         if row["kind"] == "cell":
             known[key(row["settings"])] = row["settings"]
-            cells[key(row["settings"]), str(Load(**row["load"]))][row["again"]] = Seen(**_seen(row))
+            load, again = Load(**row["load"]), row["again"]
+            slower = usual / row.get("speed", usual)
+            cells[key(row["settings"]), str(load)][again] = at_usual_speed(Seen(**_seen(row)), load, slower)
+            beside[again] += "speed" in row
         elif row["kind"] == "pass":
             passes.add(row["again"])
         elif row["kind"] == "service_times" and row["threads"] == 1:
@@ -98,6 +105,7 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     whole = [settings for settings in known if all(0 in cells[settings, str(load)] for load in loads)]
     # Of a pass that is under way nothing counts: it may have found the machine faster than the others did.
     passes = {again for again in passes if all(again in cells[each, str(load)] for each in whole for load in loads)}
+    passes = {again for again in passes if beside[again]} or passes
     points = [
         Point(known[settings], load, _median([found[again] for again in passes]), tuple(found.values()))
         for settings in whole
@@ -105,6 +113,23 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
         for found in [cells[settings, str(load)]]
     ]
     return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
+
+
+def at_usual_speed(seen: Seen, load: Load, slower: float) -> Seen:
+    """Return what would have been seen at the machine's usual speed, where it was ``slower`` by so much.
+
+    What waits for answers, and an open loop that overruns its server, goes as fast as the machine; an open loop that is
+    answered in time is answered at its own rate, and how its latency depends on the speed is not known.
+    """
+    if load.rate is not None and seen.rate >= KEEPS_UP * load.rate:
+        return seen
+    latencies = {
+        name: getattr(seen, name) / slower
+        for name in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")
+        if getattr(seen, name) is not None
+    }
+    rate = seen.rate * slower
+    return seen.model_copy(update=latencies | {"rate": rate if load.rate is None else min(rate, load.rate)})
 
 
 def _median(passes: list[Seen]) -> Seen:
