@@ -8,6 +8,8 @@ import os
 import re
 import shlex
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servewright import images, registry
+from servewright.assets import asset_dir
 from servewright.backend import Backend
 from servewright.errors import InputError
 
@@ -65,6 +68,22 @@ class TestDockerfile:
         assert json.loads(told["ENTRYPOINT"])
         assert json.loads(told["CMD"])
         assert set(told["EXPOSE"].split()) == {str(port) for port in backend.home.ports.values()}
+
+    @pytest.mark.parametrize(
+        ("config", "said"),
+        [
+            ("model_config_list { config { name: 'my model' base_path: '/m' } }", "URLError"),
+            ('# name: "gone"\nmodel_config_list {\n  config {\n    base_path: "/m" name: "a"\n  }\n}', "URLError"),
+            ("model_config_list {}", "names no model"),
+        ],
+    )
+    def test_is_not_healthy_where_nobody_listens(self, config: str, said: str, tmp_path: Path) -> None:
+        """Also with a config of somebody's own, in any layout."""
+        (tmp_path / "model_config.pbtxt").write_text(config)
+        script = (asset_dir("templates") / "tfserving" / "healthcheck.py").read_text()
+        script = script.replace("/config/", f"{tmp_path}/").replace("127.0.0.1:8501", "127.0.0.1:1")
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, said in done.stderr) == (1, True), done.stderr
 
     def test_a_base_by_its_digest(self, backend: Backend) -> None:
         """A pinned base is used as it is, in both stages, and labelled; another gets a note."""

@@ -258,14 +258,15 @@ def original(_: object) -> Iterator[Any]:
 
 def checks(workshop: Workshop, client: Served, reference_of: Any = original, **changes: Any) -> dict[str, Check]:
     """Return the checks of a small spec over ``client``, by name."""
-    backend = changes.pop("backend", BACKEND)
+    backend, endpoints = changes.pop("backend", BACKEND), changes.pop("endpoints", BOTH)
     fleet = workshop.fleet(workshop.values(TORCHSERVE, **changes))
-    server = RunningServer(backend="x", runtime="none", endpoints={})
+    server = RunningServer(backend="x", runtime="none", endpoints=endpoints)
     found = list(probe(fleet, backend, server, client, reference_of=reference_of))
     assert len({check.name for check in found}) == len(found)
     return {check.name: check for check in found}
 
 
+BOTH = {"http": "127.0.0.1:1", "grpc": "127.0.0.1:2"}
 TORCHSERVE = registry.get("torchserve")
 BACKEND = replace(
     TORCHSERVE,
@@ -302,6 +303,31 @@ class TestChecks:
         assert found["golden[0] over http"].detail == "2 rows as recorded"
         assert found["batching by value over grpc"].detail == "16 different requests at once, each its own answer"
 
+    def test_ask_only_where_there_is_an_address(self, workshop: Workshop) -> None:
+        """Many fleets expose one transport; the other is said to be unproved."""
+        client = Served(grpc=lambda _: pytest.fail("nobody gave an address of gRPC"))
+        found = checks(workshop, client, endpoints={"http": "127.0.0.1:1"})
+        unproved = found.pop("answers over grpc")
+        assert (unproved.status, unproved.detail) == (Status.UNVERIFIABLE, "no address was given: --grpc")
+        assert {check.status for check in found.values()} == {Status.PASS}
+        assert not any("grpc" in name for name in found)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint16", "complex64"])
+    def test_leave_out_a_transport_that_cannot_carry_the_model(self, dtype: str, workshop: Workshop) -> None:
+        """TensorFlow Serving's REST API answers 501 for such tensors, however right the model is."""
+        tfserving = registry.get("tfserving")
+        scores = {"name": "scores", "dtype": dtype, "shape": [None, 10]}
+        spec = workshop.fleet(
+            workshop.values(tfserving, signature={"inputs": workshop.SIGNATURE["inputs"], "outputs": [scores]})
+        ).models[0].spec  # fmt: skip
+        assert tfserving.unable(spec, "http") == f"the server's REST API takes and gives no {dtype}"
+        assert tfserving.unable(spec, "grpc") == ""
+        backend = replace(BACKEND, unable=lambda _, transport: "it has no word for it" if transport == "http" else "")
+        found = checks(workshop, Served(lambda _: pytest.fail("it cannot be asked"), double), backend=backend)
+        assert found.pop("answers over http").status is Status.UNVERIFIABLE
+        assert {check.status for check in found.values()} == {Status.PASS}
+        assert "repeatable" in found
+
     def test_asks_as_the_spec_says(self, workshop: Workshop) -> None:
         """For the signature that it names, and for no more rows at once than TensorFlow Serving takes."""
         image = np.arange(40 * 64, dtype=np.float32).reshape(40, 1, 8, 8)
@@ -315,7 +341,7 @@ class TestChecks:
             tfserving, signature=workshop.SIGNATURE | {"name": "predict"}, batching={"max_size": 16},
             golden=[{"inputs": "in.npz", "outputs": "out.npz"}],
         )  # fmt: skip
-        client, server = Served(), RunningServer(backend="x", runtime="none", endpoints={})
+        client, server = Served(), RunningServer(backend="x", runtime="none", endpoints=BOTH)
         found = list(probe(workshop.fleet(values), backend, server, client, reference_of=None))
         assert {check.status for check in found} == {Status.PASS}
         assert [rows for rows, _ in client.asked[:3]] == [16, 16, 8]
@@ -427,7 +453,7 @@ class TestChecks:
         first, second = (workshop.values(TORCHSERVE, name=name) for name in ("digits", "other"))
         client = Served()
         client.predict = lambda _model, inputs, **_: double(inputs)  # type: ignore[method-assign]
-        server = RunningServer(backend="x", runtime="none", endpoints={})
+        server = RunningServer(backend="x", runtime="none", endpoints=BOTH)
         found = probe(workshop.fleet(first, second), BACKEND, server, client, reference_of=original)
         names = [check.name for check in found]
         assert "digits: metadata" in names

@@ -62,6 +62,17 @@ class TestTensorFlowServing:
         # All that may wait, each on a thread: 32 batches of 32 in the queue, 2 in work.
         assert int(flags["grpc_max_threads"]) == int(flags["rest_api_num_threads"]) == 34 * 32 + 16
 
+    def test_says_a_poll_of_0(self, workshop: Workshop) -> None:
+        """The server then looks for versions once; its default is every second."""
+        fleet = workshop.fleet(workshop.values(TFSERVING), poll=0)
+        assert "--file_system_poll_wait_seconds=0\n" in render(fleet, TFSERVING)["flags.txt"]
+        assert "poll" not in render(workshop.fleet(workshop.values(TFSERVING)), TFSERVING)["flags.txt"]
+
+    def test_takes_the_flag_of_warm_up(self, workshop: Workshop) -> None:
+        """A warm-up file that came with the model, and is broken, keeps it from loading."""
+        values = workshop.values(TFSERVING, tfserving={"flags": {"enable_model_warmup": False}})
+        assert "--enable_model_warmup=false" in render(workshop.fleet(values), TFSERVING)["flags.txt"]
+
     def test_writes_only_the_files_that_are_needed(self, workshop: Workshop) -> None:
         """Without batching, metrics or a session there is no file for them, and no flag."""
         texts = render(workshop.fleet(workshop.values(TFSERVING), metrics=False), TFSERVING)
@@ -93,6 +104,10 @@ class TestTensorFlowServing:
         pool = text_format.Parse(texts["batching_parameters.pbtxt"], protos.BatchingParameters())
         assert text_format.MessageToString(pool) == "num_batch_threads {\n  value: 3\n}\n"
         assert "--enable_per_model_batching_parameters=true" in texts["flags.txt"]
+        del one["batching"]["threads"], two["batching"]["threads"]
+        own = render(workshop.fleet(one, two), TFSERVING)["batching_parameters.pbtxt"]
+        assert text_format.Parse(own, protos.BatchingParameters()) == protos.BatchingParameters()
+        assert own.startswith("#")  # a file of no bytes stops the server with 255
         agreed = render(workshop.fleet(one, one | {"name": "two"}), TFSERVING)
         assert "one/batching_params.pbtxt" not in agreed
 

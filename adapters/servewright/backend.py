@@ -315,6 +315,7 @@ class Backend:
         read_back: every setting as wanted and as found.
         concurrent: how many requests may be sent at once without being turned away.
         most_rows: how many rows one request may have; ``None`` for any number.
+        unable: why a model's tensors cannot go over a transport; empty where they can.
         asking: a client that asks for the signature of that name.
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
         credentials: the headers that let a request in at this moment, asked for again before they expire.
@@ -349,6 +350,7 @@ class Backend:
     read_back: Callable[[RunningServer, Any, Fleet], Iterable[Reading]]
     concurrent: Callable[[ModelSpec], int]
     most_rows: Callable[[ModelSpec], int | None] = lambda _: None
+    unable: Callable[[ModelSpec, Transport], str] = lambda _spec, _transport: ""
     asking: Callable[[Any, str], Any] = lambda client, _: client
     payloads: Callable[[ModelSpec, Sequence[Tensors], Transport], Sequence[Payload]] | None = None
     credentials: Callable[[Any], Mapping[str, str]] = lambda _: {}

@@ -58,9 +58,13 @@ def probe(
             yield Check(name, Status.FAIL, detail)
         else:
             yield Check(name, Status.PASS, f"{_shown(reading.found)} ({reading.source})")
+    transports = [each for each in TRANSPORTS if each in server.endpoints]
+    for transport in TRANSPORTS:
+        if transport not in transports:
+            yield Check(f"answers over {transport}", Status.UNVERIFIABLE, f"no address was given: --{transport}")
     for document in fleet.models:
         prefix = f"{document.spec.name}: " if many else ""
-        for check in model_checks(document, backend, client, reference_of):
+        for check in model_checks(document, backend, client, reference_of, transports=transports):
             yield Check(prefix + check.name, check.status, check.detail)
 
 
@@ -91,6 +95,13 @@ def model_checks(
     """
     spec, ask = document.spec, _asker(document.spec, backend, client)
     yield _metadata(spec, backend, client)
+    why_not = {transport: backend.unable(spec, transport) for transport in transports}
+    transports = [transport for transport, why in why_not.items() if not why]
+    for transport, why in why_not.items():
+        if why:
+            yield Check(f"answers over {transport}", Status.UNVERIFIABLE, why)
+    if not transports:
+        return
     goldens = list(_goldens(document))
     for index, (golden, wanted, within) in enumerate(goldens):
         for transport in transports:
@@ -104,7 +115,7 @@ def model_checks(
     known = goldens[0][0] if goldens else None
     sample = known or made_up(spec.signature, 3 if batchable(spec.signature) else 1, seed=SEED)
     yield from _signature_kept(spec, ask, sample, transports)
-    yield from _parity(document, ask, sample, tolerance(spec), reference_of)
+    yield from _parity(document, ask, sample, transports, reference_of)
     yield _repeatable(ask, sample, transports[0])
     for transport in transports:
         yield batching_by_value(spec, backend, client, known, transport, most=most_at_once)
@@ -197,7 +208,7 @@ def _signature_kept(spec: ModelSpec, ask: _Ask, sample: Arrays, transports: Sequ
 
 
 def _parity(
-    document: Document, ask: _Ask, sample: Arrays, within: Tolerance, reference_of: ReferenceOf | None
+    document: Document, ask: _Ask, sample: Arrays, transports: Sequence[Transport], reference_of: ReferenceOf | None
 ) -> Iterator[Check]:
     if reference_of is None:
         return
@@ -211,7 +222,8 @@ def _parity(
     except ServewrightError as error:
         yield Check("parity", Status.UNVERIFIABLE, f"the original model cannot be run here: {error}")
         return
-    for transport in TRANSPORTS:
+    within = tolerance(document.spec)
+    for transport in transports:
         yield _checked(
             f"parity over {transport}",
             lambda transport=transport: difference(  # type: ignore[misc]

@@ -10,14 +10,18 @@ from urllib.request import urlopen
 
 REST = "http://127.0.0.1:8501"
 CONFIG = Path("/config/model_config.pbtxt")
-# One model in a config of ours: its name comes first (templates/tfserving/model_config.pbtxt.j2).
-NAME = re.compile(r'^\s*name:\s*"([A-Za-z0-9_.-]+)"', re.MULTILINE)
+# A model's name in any config, also one that was not rendered by us; its comments are taken away before.
+NAME = re.compile(r"""\bname\s*:\s*(["'])(.*?)\1""")
+COMMENT = re.compile(r"^\s*#.*$", re.MULTILINE)
 
 
 def complaint() -> str:
     """Return what is wrong, or an empty text."""
-    for name in NAME.findall(CONFIG.read_text(encoding="utf-8")):
-        with urlopen(f"{REST}/v1/models/{quote(name)}", timeout=5) as answer:  # noqa: S310  (the URL is ours)
+    names = [name for _, name in NAME.findall(COMMENT.sub("", CONFIG.read_text(encoding="utf-8")))]
+    if not names:
+        return f"{CONFIG} names no model"
+    for name in names:
+        with urlopen(f"{REST}/v1/models/{quote(name, safe='')}", timeout=5) as answer:  # noqa: S310  (the URL is ours)
             versions = json.load(answer)["model_version_status"]
         if not any(version["state"] == "AVAILABLE" for version in versions):
             return f"{name}: {', '.join(version['state'] for version in versions) or 'no version'}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from servewright import units
-from servewright.backend import Fate, Outcome, outcome
+from servewright.backend import Fate, Outcome, Transport, outcome
 from servewright.backends.tfserving import flags, settings
 from servewright.backends.tfserving.settings import NAME, options
 from servewright.spec import Batching, Latest, ModelSpec, ServerSettings, Specific, VersionPolicy
@@ -17,6 +17,8 @@ __all__ = ["NAME", "enqueued_batches", "explain", "in_flight", "options", "serve
 # The scheduler's own default, per queue (BatchingParameters in session_bundle_config.proto).
 DEFAULT_ENQUEUED_BATCHES: Final = 10
 _MOST_SERVER_THREADS: Final = 2048
+# tensorflow_serving/util/json_tensor.cc converts none of them.
+_NOT_OVER_REST: Final = frozenset({"float16", "bfloat16", "uint16", "complex64", "complex128"})
 
 
 def target(spec: ModelSpec) -> str:
@@ -36,6 +38,14 @@ def in_flight(spec: ModelSpec) -> int:
     rendered may not depend on the machine that renders it.
     """
     return spec.batching.max_size * (enqueued_batches(spec.batching) + (spec.batching.threads or 1))
+
+
+def unable(spec: ModelSpec, transport: Transport) -> str:
+    """Return why the model's tensors cannot go over a transport: the REST API answers 501 for what JSON has not."""
+    if transport != "http":
+        return ""
+    kinds = {tensor.dtype for tensor in (*spec.signature.inputs, *spec.signature.outputs)} & _NOT_OVER_REST
+    return f"the server's REST API takes and gives no {', '.join(sorted(kinds))}" if kinds else ""
 
 
 def most_rows(spec: ModelSpec) -> int | None:

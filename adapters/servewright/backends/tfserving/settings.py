@@ -35,7 +35,6 @@ _OURS: Final[Mapping[str, str]] = {
     "rest_api_timeout_in_ms": "limits.response_timeout",
     "file_system_poll_wait_seconds": "the fleet's server.poll",
     "allow_version_labels_for_unavailable_models": "versions.labels",
-    "enable_model_warmup": "tfserving.warmup",
 }
 # The files that a spec may hold as they are, and the message in each.
 TEXT_FILES: Final[Mapping[str, str]] = {

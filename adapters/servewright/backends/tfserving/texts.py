@@ -261,10 +261,11 @@ def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
         ("tensorflow_intra_op_parallelism", [spec.threads.intra_op for spec in specs]),
         ("tensorflow_inter_op_parallelism", [spec.threads.inter_op for spec in specs]),
         ("rest_api_timeout_in_ms", _timeouts_ms(specs)),
-        ("file_system_poll_wait_seconds", [(fleet.server.poll or 0) // 1_000_000]),
     ):
         most = max(value or 0 for value in values)
         if most:
             chosen[flag] = most
+    if fleet.server.poll is not None:  # 0: the server looks for versions once
+        chosen["file_system_poll_wait_seconds"] = fleet.server.poll // 1_000_000
     chosen |= fleet.agreed(f"{keys.NAME}.flags", lambda spec: keys.options(spec).flags)
     return [flags.word(name, value) for name, value in chosen.items()]
