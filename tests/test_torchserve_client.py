@@ -304,6 +304,7 @@ class TestCommand:
         assert found == {
             "TMPDIR": "/run/a/tmp", "TEMP": "/run/a/tmp", "LOG_LOCATION": "/run/a/logs",
             "METRICS_LOCATION": "/run/a/logs", "TS_CONFIG_FILE": "/run/a/c",
+            "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
 
     def test_a_path_too_long_for_a_socket_is_refused(self) -> None:

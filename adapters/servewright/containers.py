@@ -59,7 +59,7 @@ class Container:
         """Stream the output to `log` from now on; ``detached``: by a process that outlives this one."""
         if detached:
             follower = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", __name__, self.id, str(self.log)],
+                [sys.executable, "-P", "-m", __name__, self.id, str(self.log)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -10,16 +10,18 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.parse import quote
+from urllib.request import ProxyHandler, Request, build_opener
 
 MANAGEMENT = "http://127.0.0.1:8081"
 KEY_FILE = Path("key_file.json")
+DIRECT = build_opener(ProxyHandler({}))  # no proxy of the environment is to see the token, or answer for the server
 
 
 def get(path: str, key: str | None) -> bytes:
     """Return the management API's answer."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with urlopen(Request(MANAGEMENT + path, headers=headers), timeout=5) as answer:  # noqa: S310  (the URL is ours)
+    with DIRECT.open(Request(MANAGEMENT + path, headers=headers), timeout=5) as answer:  # noqa: S310  (the URL is ours)
         return bytes(answer.read())
 
 
@@ -38,12 +40,24 @@ def management_key() -> str | None:
 def complaint() -> str:
     """Return what is wrong, or an empty text."""
     key = management_key()
-    for model in json.loads(get("/models?limit=100", key))["models"]:
-        for version in json.loads(get(f"/models/{model['modelName']}/all", key)):
+    for name in models(key):
+        for version in json.loads(get(f"/models/{quote(name, safe='')}/all", key)):
             ready = sum(worker["status"] == "READY" for worker in version["workers"])
             if ready < version["minWorkers"]:
                 return f"{version['modelName']}: {ready} of {version['minWorkers']} workers are ready"
     return ""
+
+
+def models(key: str | None) -> list[str]:
+    """Return every model's name, page by page."""
+    found: list[str] = []
+    page = ""
+    while True:
+        answer = json.loads(get(f"/models?limit=100{page}", key))
+        found += [model["modelName"] for model in answer["models"]]
+        if not answer.get("nextPageToken"):
+            return found
+        page = f"&next_page_token={quote(str(answer['nextPageToken']))}"
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def environment(*, run: str, config: str) -> dict[str, str]:
         "LOG_LOCATION": f"{run}/{LOGS}",
         "METRICS_LOCATION": f"{run}/{LOGS}",
         "TS_CONFIG_FILE": config,  # beats --ts-config, should the user's environment hold another
+        "PYTHONDONTWRITEBYTECODE": "1",  # models that are folders are linked: nothing is to appear in an artifact
     }
 
 
