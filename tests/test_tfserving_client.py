@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,13 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from servewright import __version__
+from servewright import __version__, registry
 from servewright.backends.tfserving import json_tensors, predictions, protos
 from servewright.backends.tfserving.client import Client, ModelVersion, Transport
 from servewright.backends.tfserving.dtypes import TensorError
+from servewright.backends.tfserving.metadata import NoSignatureError
 from servewright.errors import InputError, ProbeError, ProbeTimeoutError, ServerAnswerError, SpecError
+from servewright.http import HttpConnection
 from servewright.processes import ProcessPlan, free_ports, start, wait_until
+from servewright.server import RunningServer
 from servewright.spec import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from conftest import Workshop
+    from servewright.fleet import Fleet
 
 grpc = pytest.importorskip("grpc")
 
@@ -186,7 +193,7 @@ class TestARunningServer:
             ),
         )
         assert [tensor.shape for tensor in single.metadata("m", signature="odd").inputs] == [None, (3,)]
-        with pytest.raises(ProbeError, match=r"has no signature 'nope'; it has .*lower, odd, serving_default"):
+        with pytest.raises(NoSignatureError, match=r"has no signature 'nope'; it has .*lower, odd, serving_default"):
             single.metadata("m", signature="nope")
 
     def test_labels_are_resolved(self, single: Client) -> None:
@@ -223,6 +230,51 @@ class TestARunningServer:
         with ThreadPoolExecutor(8) as pool:
             answers = pool.map(lambda x: client.predict("m", {"x": x}, transport=transport)["scores"], questions)
             assert [answer.tolist() for answer in answers] == [[[1.5 * n, 2.0 * n]] for n in range(64)]
+
+
+@pytest.mark.tensorflow
+class TestAModelThatTheServerCallsOtherwise:
+    """A spec whose entry gives the model the server's own name, which no spec may have."""
+
+    @pytest.fixture
+    def fleet(self, workshop: Workshop) -> Fleet:
+        spec = {
+            "name": "odd-name",
+            "version": 1,
+            "signature": {
+                "inputs": [{"name": "x", "dtype": "float32", "shape": [None, 2]}],
+                "outputs": [
+                    {"name": "best", "dtype": "int64", "shape": [None]},
+                    {"name": "scores", "dtype": "float32", "shape": [None, 2]},
+                ],
+            },
+            "tfserving": {"entry": {"name": "odd name/é"}},
+        }
+        return workshop.fleet(workshop.values(registry.get("tfserving"), **spec))
+
+    def test_is_ready_when_that_is_served(self, client: Client, addresses: dict[str, str], fleet: Fleet) -> None:
+        """The server is asked for the name that it knows."""
+        endpoints = {name: address.removeprefix("http://") for name, address in addresses.items()}
+        server = RunningServer(backend="tfserving", runtime="embedded", endpoints=endpoints)
+        assert registry.get("tfserving").ready(server, client, fleet)
+
+    def test_has_the_signature_of_that_one(self, single: Client, fleet: Fleet) -> None:
+        """What the server tells is the spec's, over either transport."""
+        spec = fleet.models[0].spec
+        assert registry.get("tfserving").signature(single, spec) == spec.signature
+
+    def test_is_loaded_by_that_name(self, addresses: dict[str, str], fleet: Fleet) -> None:
+        """Requests in their final bytes are answered over either transport."""
+        payloads = registry.get("tfserving").payloads
+        assert payloads is not None
+        (over_http,) = payloads(fleet.models[0].spec, [{"x": ROWS}], "http")
+        with HttpConnection(addresses["http"]) as connection:
+            answer = connection.request("POST", over_http.target, body=over_http.body, headers=over_http.headers)
+        assert (answer.status, answer.json()["outputs"]["best"]) == (200, [1, 1])
+        (over_grpc,) = payloads(fleet.models[0].spec, [{"x": ROWS}], "grpc")
+        with grpc.insecure_channel(addresses["grpc"]) as channel:
+            data = channel.unary_unary(over_grpc.target)(over_grpc.body, timeout=20)
+        assert list(protos.PredictResponse.FromString(data).outputs["best"].int64_val) == [1, 1]
 
 
 Answers = dict[str, Callable[[bytes], tuple[int, bytes]]]

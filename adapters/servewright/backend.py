@@ -315,6 +315,7 @@ class Backend:
         read_back: every setting as wanted and as found.
         concurrent: how many requests may be sent at once without being turned away.
         most_rows: how many rows one request may have; ``None`` for any number.
+        called: the name by which its server knows a model; the spec's, unless its own settings say otherwise.
         unable: why a model's tensors cannot go over a transport; empty where they can.
         asking: a client that asks for the signature of that name.
         payloads: requests in their final bytes, for a load; `None` where it cannot be loaded yet.
@@ -350,6 +351,7 @@ class Backend:
     read_back: Callable[[RunningServer, Any, Fleet], Iterable[Reading]]
     concurrent: Callable[[ModelSpec], int]
     most_rows: Callable[[ModelSpec], int | None] = lambda _: None
+    called: Callable[[ModelSpec], str] = lambda spec: spec.name
     unable: Callable[[ModelSpec, Transport], str] = lambda _spec, _transport: ""
     asking: Callable[[Any, str], Any] = lambda client, _: client
     payloads: Callable[[ModelSpec, Sequence[Tensors], Transport], Sequence[Payload]] | None = None

@@ -415,6 +415,7 @@ def up(
                 site=asdict(server.site), models=tuple(document.spec.name for document in fleet.models),
                 notes=server.notes,
                 signatures={document.spec.name: document.spec.signature.name for document in fleet.models},
+                called={document.spec.name: backend.called(document.spec) for document in fleet.models},
                 run=str(server.folder), log=str(server.handle.log), **server.handle.record(),
             )  # fmt: skip
             state.write(folder, record)

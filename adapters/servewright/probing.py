@@ -123,18 +123,18 @@ def model_checks(
 
 def _asker(spec: ModelSpec, backend: Backend, client: Any) -> _Ask:
     """Return what asks a model as its spec says; more rows than the server takes at once go in several requests."""
-    asking = backend.asking(client, spec.signature.name)
+    asking, name = backend.asking(client, spec.signature.name), backend.called(spec)
     most = backend.most_rows(spec) if batchable(spec.signature) else None
 
     def ask(inputs: Arrays, transport: Transport) -> Arrays:
         counts = {len(array) if array.ndim else 0 for array in inputs.values()}
         rows = counts.pop() if len(counts) == 1 else 0
         if most is None or rows <= most:
-            found: Arrays = asking.predict(spec.name, inputs, transport=transport)
+            found: Arrays = asking.predict(name, inputs, transport=transport)
             return found
         parts = [
             asking.predict(
-                spec.name, {name: array[at : at + most] for name, array in inputs.items()}, transport=transport
+                name, {each: array[at : at + most] for each, array in inputs.items()}, transport=transport
             )
             for at in range(0, rows, most)
         ]

@@ -34,6 +34,7 @@ class Served:
     server: RunningServer = field(repr=False)
     client: Client = field(repr=False)
     asking: Mapping[str, Any] = field(default_factory=dict, repr=False)  # by model: the client that its spec wants
+    called: Mapping[str, str] = field(default_factory=dict, repr=False)  # by model: what its server calls it
 
     @property
     def backend(self) -> str:
@@ -73,7 +74,7 @@ class Served:
         if others:
             raise InputError(f"{self.name} serves {', '.join(self.models)}; say which: predict(..., model=...)")
         client: Client = self.asking.get(wanted, self.client)
-        return client.predict(wanted, inputs, transport=transport, timeout_s=timeout_s)
+        return client.predict(self.called.get(wanted, wanted), inputs, transport=transport, timeout_s=timeout_s)
 
     def alive(self) -> bool:
         """Tell whether the server runs."""
@@ -113,7 +114,8 @@ def serve(
         ending.callback(client.close)
         specs = [document.spec for document in fleet.models]
         asking = {spec.name: chosen.asking(client, spec.signature.name) for spec in specs}
-        yield Served(name=fleet.name, models=tuple(asking), server=server, client=client, asking=asking)
+        called = {spec.name: chosen.called(spec) for spec in specs}
+        yield Served(name=fleet.name, models=tuple(asking), server=server, client=client, asking=asking, called=called)
 
 
 @contextmanager
@@ -146,7 +148,9 @@ def attached(name: str) -> Iterator[Served]:
     client = backend.connect(server)
     asking = {model: backend.asking(client, signature) for model, signature in record.signatures.items()}
     try:
-        yield Served(name=record.name, models=record.models, server=server, client=client, asking=asking)
+        yield Served(
+            name=record.name, models=record.models, server=server, client=client, asking=asking, called=record.called
+        )  # fmt: skip
     finally:
         client.close()
 

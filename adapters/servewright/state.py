@@ -44,6 +44,7 @@ class Record:
     image: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     signatures: dict[str, str] = field(default_factory=dict)  # by model: which one its spec names
+    called: dict[str, str] = field(default_factory=dict)  # by model: what its server calls it
 
     def handle(self) -> Handle:
         """Return the process or the container, whether or not it still runs."""

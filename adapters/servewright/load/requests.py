@@ -76,7 +76,7 @@ def prepared(
         raise UnavailableError(f"{backend.title} cannot be loaded by its spec yet; give a URL and --data instead")
     spec = document.spec
     try:
-        backend.asking(client, spec.signature.name).predict(spec.name, inputs[0], transport=transport)
+        backend.asking(client, spec.signature.name).predict(backend.called(spec), inputs[0], transport=transport)
     except ServerAnswerError as error:
         if file is not None or spec.golden:
             raise

@@ -74,6 +74,7 @@ BACKEND = Backend(
     read_back=running.read_back,
     concurrent=keys.in_flight,
     most_rows=keys.most_rows,
+    called=texts.served_name,
     unable=keys.unable,
     asking=running.asking,
     payloads=payloads.payloads,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 DEFAULT_SIGNATURE = "serving_default"
 
 
+class NoSignatureError(ProbeError):
+    """The model has no signature of that name; the text tells those that it has."""
+
+
 def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
     """Return the version and its SignatureDef messages by name, from a metadata answer over REST."""
     from google.protobuf import json_format
@@ -36,14 +40,17 @@ def from_message(answer: Any) -> tuple[int, Mapping[str, Any]]:
 
 
 def signature(model: str, definitions: Mapping[str, Any], name: str) -> Signature:
-    """Return the signature called ``name``, tensors in order of their names; raise `ProbeError` where it is none."""
+    """Return the signature called ``name``, tensors in order of their names.
+
+    Raises `NoSignatureError` where the model has none of that name, and `ProbeError` where it cannot be read.
+    """
     from pydantic import ValidationError
 
     from servewright.spec import Signature
 
     name = name or DEFAULT_SIGNATURE
     if name not in definitions:
-        raise ProbeError(f"{model} has no signature {name!r}; it has {', '.join(sorted(definitions)) or 'none'}")
+        raise NoSignatureError(f"{model} has no signature {name!r}; it has {', '.join(sorted(definitions)) or 'none'}")
     found = definitions[name]
     try:
         return Signature(name=name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def payloads(spec: ModelSpec, samples: Sequence[Tensors], transport: Transport) -> list[Payload]:
     """Return one request for each of ``samples``, about the version that the server prefers."""
-    from servewright.backends.tfserving import json_tensors, predictions, protos
+    from servewright.backends.tfserving import json_tensors, predictions, protos, texts
     from servewright.backends.tfserving.targets import Target
 
-    target = Target(spec.name, signature=spec.signature.name)
+    target = Target(texts.served_name(spec), signature=spec.signature.name)
     if transport == "grpc":
         encoded = [predictions.encode_request(target.encoded(), sample) for sample in samples]
         return [Payload(target=protos.PREDICT, body=body) for body in encoded]

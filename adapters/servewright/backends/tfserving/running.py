@@ -6,10 +6,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
+from servewright.backend import Identity, LaunchPlan, Program, Reading, Site, View
 from servewright.backends.tfserving import flags, keys, texts
 from servewright.errors import LaunchError, MissingExtraError, ServerAnswerError, ServewrightError, UnavailableError
 from servewright.fleet import Fleet
@@ -33,6 +34,28 @@ _FILES = (
 # Flags of the launch plan, which no spec sets.
 _PLANNED = frozenset({"max_num_load_retries"})
 _DEFAULT_STARTUP_US = 120_000_000
+# What the server takes where BatchingParameters lack a field: the scheduler's own (session_bundle_config.proto).
+_DEFAULTS: Mapping[str, object] = {
+    "max_batch_size": 1000,
+    "batch_timeout_micros": 0,
+    "max_enqueued_batches": 10,
+    "thread_pool_name": "batch_threads",
+    "enable_large_batch_splitting": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A config file of the server: where it is, ``None`` where no flag names it, and the fields that it should have.
+
+    In reports ``prefix`` stands before a field's name; ``source`` says which file it is.
+    """
+
+    kind: str
+    path: str | None
+    prefix: str
+    wanted: Mapping[str, Any]
+    source: str
 
 
 def plan(fleet: Fleet, site: Site) -> LaunchPlan:
@@ -49,8 +72,8 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
         image=f"tensorflow/serving:{keys.target(specs[0])}" + ("-gpu" if gpu else ""),
         argv=(BINARY, *words),
         site=site,
-        memory=max((spec.limits.memory or 0 for spec in specs), default=0) or None,
-        cpus=max((spec.limits.cpus or 0 for spec in specs), default=0) or None,
+        memory=sum(spec.limits.memory or 0 for spec in specs) or None,
+        cpus=sum(spec.limits.cpus or 0 for spec in specs) or None,
         gpu=gpu,
         ready_within_s=max(spec.limits.startup_timeout or _DEFAULT_STARTUP_US for spec in specs) / 1e6,
     )
@@ -103,7 +126,7 @@ def ready(server: RunningServer, client: Any, fleet: Fleet) -> bool:
     """Tell whether every version that the fleet packages is AVAILABLE; one that ended is a `LaunchError`."""
     for document in fleet.models:
         spec = document.spec
-        versions = {version.version: version for version in client.status(spec.name)}
+        versions = {version.version: version for version in client.status(texts.served_name(spec))}
         own = versions.get(spec.version)
         if own is not None and own.state == "END":
             raise LaunchError(
@@ -126,7 +149,7 @@ def identity(client: Any) -> Identity:
 def signature(client: Any, spec: ModelSpec) -> Signature | str:
     """Return the signature that the server tells for the spec's."""
     try:
-        return client.metadata(spec.name, signature=spec.signature.name)  # type: ignore[no-any-return]
+        return client.metadata(texts.served_name(spec), signature=spec.signature.name)  # type: ignore[no-any-return]
     except ServewrightError as error:
         return f"the server does not tell it: {error}"
 
@@ -192,11 +215,13 @@ def survey(client: Any, fleet: Fleet) -> Iterator[Reading]:
 
 
 def _signature_reading(prefix: str, name: str, client: Any, spec: ModelSpec) -> Iterator[Reading]:
+    from servewright.backends.tfserving.metadata import NoSignatureError  # and numpy, as in `asking`
+
     setting = f"{prefix}signature {spec.signature.name}"
     wanted = _tensors(spec.signature)
     try:
         found: object = _tensors(client.metadata(name, signature=spec.signature.name))
-    except ServerAnswerError as error:
+    except (ServerAnswerError, NoSignatureError) as error:
         yield Reading(setting=setting, wanted=wanted, found="absent", source=str(error))
         return
     yield Reading(setting=setting, wanted=wanted, found=found, source="GetModelMetadata")
@@ -222,34 +247,90 @@ def _states(client: Any, name: str) -> dict[int, str] | None:
 
 def _process_settings(server: RunningServer, client: Any, fleet: Fleet, argv: tuple[str, ...]) -> Iterator[Reading]:
     given = flags.read(argv)
-    wanted = _wanted(fleet, server.site or _site_of(server, given))
+    site = server.site or _site_of(server, given)
+    views = texts.views(fleet, site)
+    words = (word.partition("=") for word in texts.flag_words(fleet, site, present=set(views)))
+    wanted = {name: value for name, _, value in words}
+    files = [*_server_files(views, given), *_model_files(client, fleet, site, views)]
     if not argv:
+        source = "the server has no call for it, and its process is not ours"
         for setting, value in wanted.items():
-            yield Reading(
-                setting=setting,
-                wanted=value,
-                found=None,
-                source="the server has no call for it, and its process is not ours",
-            )
+            yield Reading(setting=setting, wanted=value, found=None, source=source)
+        for file in files:
+            yield from _unread(file, source)
         return
+    yield from _flag_readings(wanted, given)
+    for file in files:
+        yield from _file_readings(server, file)
+    sizes = [file.wanted["max_batch_size"] for file in files if "max_batch_size" in file.wanted]
+    if sizes:
+        yield from _metrics(server, views.get(texts.MONITORING), max(sizes))
+
+
+def _flag_readings(wanted: Mapping[str, str], given: Mapping[str, str]) -> Iterator[Reading]:
     source = "flag of the process"
     for setting, value in wanted.items():
-        if setting.startswith("--"):
-            yield Reading(setting=setting, wanted=value, found=given.get(setting[2:], "absent"), source=source)
+        yield Reading(setting=setting, wanted=value, found=given.get(setting[2:], "absent"), source=source)
     for name in sorted(set(given) - _PLANNED - {setting.removeprefix("--") for setting in wanted}):
         yield Reading(setting=f"--{name}", wanted="absent", found=given[name], source=source)
+
+
+def _server_files(views: Mapping[str, View], given: Mapping[str, str]) -> Iterator[_File]:
+    """Yield the files that flags name."""
     for kind, flag, prefix in _FILES:
-        expected = {setting: value for setting, value in wanted.items() if setting.startswith(prefix + " ")}
-        if not expected:
-            continue
-        found = _file_fields(server, given.get(flag, ""), kind)
-        for setting, value in expected.items():
-            field = setting.removeprefix(prefix + " ")
-            yield Reading(
-                setting=setting, wanted=value, found=found.get(field, "absent"), source=f"the file that --{flag} names"
-            )
-    if "batching max_batch_size" in wanted:
-        yield from _metrics(client, wanted["batching max_batch_size"])
+        if kind in views:
+            yield _File(
+                kind=kind, path=given.get(flag), prefix=prefix, wanted=message_fields(views[kind].meaning),
+                source=f"the file that --{flag} names",
+            )  # fmt: skip
+
+
+def _model_files(client: Any, fleet: Fleet, site: Site, views: Mapping[str, View]) -> Iterator[_File]:
+    """Yield the file beside each model that tells its batching, where any model has one; the others should not."""
+    if not any(name.endswith("/" + texts.PER_MODEL) for name in views):
+        return
+    for document in fleet.models:
+        spec = document.spec
+        view, version = views.get(f"{spec.name}/{texts.PER_MODEL}"), _version(client, spec)
+        yield _File(
+            kind=texts.PER_MODEL, path=f"{texts.base_path(spec, site)}/{version}/{texts.PER_MODEL}",
+            prefix=f"{spec.name}: batching", wanted=message_fields(view.meaning) if view else {},
+            source=f"{texts.PER_MODEL} of version {version}",
+        )  # fmt: skip
+
+
+def _version(client: Any, spec: ModelSpec) -> int | str:
+    """Return the version that the spec is about: of a deployed model that tells none, the newest that is served."""
+    if not spec.deployed or "version" in spec.model_fields_set:
+        return spec.version
+    states = _states(client, texts.served_name(spec)) or {}
+    return max((version for version, state in states.items() if state == "AVAILABLE"), default=spec.version)
+
+
+def _file_readings(server: RunningServer, file: _File) -> Iterator[Reading]:
+    """Yield every field that is wanted or there; one that says what the server does anyway is as good as absent."""
+    message = None if file.path is None else _message(server, file.path, file.kind)
+    if message is None and file.path is not None:
+        yield from _unread(file, f"{file.source} cannot be read")
+        return
+    found = {} if message is None else message_fields(message)
+    for field, value in file.wanted.items():
+        default = value if message is not None and _is_default(field, value) else "absent"
+        yield Reading(
+            setting=f"{file.prefix} {field}", wanted=value, found=found.get(field, default), source=file.source
+        )
+    for field, value in found.items():
+        if field not in file.wanted and not _is_default(field, value):
+            yield Reading(setting=f"{file.prefix} {field}", wanted="absent", found=value, source=file.source)
+
+
+def _unread(file: _File, source: str) -> Iterator[Reading]:
+    for field, value in file.wanted.items():
+        yield Reading(setting=f"{file.prefix} {field}", wanted=value, found=None, source=source)
+
+
+def _is_default(field: str, value: object) -> bool:
+    return value in ("", _DEFAULTS.get(field))
 
 
 def _site_of(server: RunningServer, given: Mapping[str, str]) -> Site:
@@ -259,20 +340,6 @@ def _site_of(server: RunningServer, given: Mapping[str, str]) -> Site:
     models = listed.config[0].base_path.rpartition("/")[0] if listed and listed.config else "/models"
     ports = {name: int(address.rpartition(":")[2]) for name, address in server.endpoints.items() if name in _PORTS}
     return Site(models=models, config=config.rpartition("/")[0], run="", host="127.0.0.1", ports=_PORTS | ports)
-
-
-def _wanted(fleet: Fleet, site: Site) -> dict[str, object]:
-    """Return every flag and every field of the files that the process should have been given."""
-    found: dict[str, object] = {}
-    views = texts.views(fleet, site)
-    for word in texts.flag_words(fleet, site, present=set(views)):
-        name, _, value = word.partition("=")
-        found[name] = value
-    for file, _, prefix in _FILES:
-        if file in views:
-            fields = message_fields(views[file].meaning)
-            found |= {f"{prefix} {field}": wanted for field, wanted in fields.items()}
-    return found
 
 
 def message_fields(message: Any) -> dict[str, object]:
@@ -290,11 +357,6 @@ def message_fields(message: Any) -> dict[str, object]:
     return found
 
 
-def _file_fields(server: RunningServer, path: str, kind: str) -> Mapping[str, object]:
-    message = _message(server, path, kind)
-    return {} if message is None else message_fields(message)
-
-
 def _message(server: RunningServer, path: str, kind: str) -> Any:
     """Return the message in a config file of the server, whatever its name; ``None`` where it cannot be read."""
     from google.protobuf.text_format import ParseError
@@ -307,11 +369,22 @@ def _message(server: RunningServer, path: str, kind: str) -> Any:
         return None
 
 
-def _metrics(client: Any, most: object) -> Iterator[Reading]:
-    """Yield whether the server batches at all: its own metric appears with the first batch."""
-    text = client.metrics()
-    batched = ":tensorflow:serving:batching_session:" in text
-    yield Reading(
-        setting=f"batching on (up to {most})", wanted=True, found=True if batched else None,
-        source="batching_session metrics" if batched else "its metrics appear with the first request",
-    )  # fmt: skip
+def _metrics(server: RunningServer, monitoring: View | None, most: Any) -> Iterator[Reading]:
+    """Yield whether the server batches at all, where it should have metrics: its own appears with the first batch."""
+    meaning: Any = monitoring.meaning if monitoring else None
+    if meaning is None or not meaning.prometheus_config.enable:
+        return
+    found, source = None, "its metrics appear with the first request"
+    try:
+        if ":tensorflow:serving:batching_session:" in _metrics_at(server, meaning.prometheus_config.path):
+            found, source = True, "batching_session metrics"
+    except ServerAnswerError as error:
+        source = f"the server has no metrics there: {error}"
+    yield Reading(setting=f"batching on (up to {most})", wanted=True, found=found, source=source)
+
+
+def _metrics_at(server: RunningServer, path: str) -> str:
+    from servewright.backends.tfserving.client import METRICS, Client
+
+    with Client(http=server.endpoints.get("http"), metrics_path=path or METRICS) as asking:
+        return asking.metrics()
