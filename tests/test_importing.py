@@ -85,7 +85,7 @@ def test_every_file_of_the_corpus_that_parses_comes_back(tmp_path: Path) -> None
             refused.append(row["file"])
             continue
         found = imported(name, *pieces)
-        whole += [row["file"]] * any("texts are kept as they are" in note for note in found.notes)
+        whole += [row["file"]] * any("is kept as its text" in note for note in found.notes)
         if number % 20 == 0:  # the disk adds little to what `imported` proves by itself
             rendered = back(tmp_path / str(number), found)
             wanted = registry.get(name).parse(_target(row["kind"]), pieces[0].text)
@@ -153,22 +153,51 @@ def batchings(draw: st.DrawFn) -> Any:
     return message
 
 
+@st.composite
+def sessions(draw: st.DrawFn) -> Any:
+    """Draw a ConfigProto, with what the server overwrites and without."""
+    message = protos.ConfigProto(
+        allow_soft_placement=draw(st.booleans()), intra_op_parallelism_threads=draw(st.sampled_from([0, 0, 4, -1]))
+    )
+    if draw(st.booleans()):
+        message.gpu_options.visible_device_list = draw(TEXT)
+        message.gpu_options.per_process_gpu_memory_fraction = draw(st.sampled_from([0.0, 0.0, 0.5]))
+    return message
+
+
+OWN_PATHS = st.sampled_from([f"{folder}/{version}" for folder in ("a", "A", "b/c", "m") for version in (0, 1, 2)])
+
+
 @made_up
 @given(
-    models=model_configs() | st.none(), batching=batchings() | st.none(), metrics=st.booleans() | st.none(), path=TEXT
-)
-def test_made_up_configs_of_tensorflow_serving_come_back(models: Any, batching: Any, metrics: Any, path: str) -> None:
-    """Any config that the grammar allows, with batching and monitoring beside it: nothing is lost or added."""
+    models=model_configs() | st.none(), batching=batchings() | st.none(), metrics=st.booleans() | st.none(), path=TEXT,
+    session=sessions() | st.none(), own=st.dictionaries(OWN_PATHS, batchings(), max_size=3),
+)  # fmt: skip
+def test_made_up_configs_of_tensorflow_serving_come_back(
+    models: Any, batching: Any, metrics: Any, path: str, session: Any, own: dict[str, Any]
+) -> None:
+    """Any config that the grammar allows, with batching, monitoring and a session beside it: nothing is lost or added.
+
+    What is kept as a text is what no words say, and takes no other file with it.
+    """
     monitoring = (
         None if metrics is None else protos.MonitoringConfig(prometheus_config={"enable": metrics, "path": path})
     )
-    found = [("tfs_model_config", models), ("tfs_batching", batching), ("tfs_monitoring", monitoring)]
+    found = {"tfs_model_config": models, "tfs_batching": batching, "tfs_monitoring": monitoring, "tfs_session": session}
     pieces = [
-        Piece(kind=kind, path=Path(kind), text=text_format.MessageToString(message))
-        for kind, message in found
+        Piece(kind=kind, path=Path("f", kind), text=text_format.MessageToString(message))
+        for kind, message in found.items()
         if message is not None
     ]
-    imported("tfserving", *pieces)
+    kept = "is kept as its text"
+    alone = [piece for piece in pieces if any(kept in note for note in imported("tfserving", piece).notes)]
+    if models is not None:
+        pieces += [
+            Piece(kind="tfs_batching", path=Path("f", where, "batching_params.pbtxt"), text=str(message))
+            for where, message in own.items()
+        ]
+    notes = imported("tfserving", *pieces).notes if pieces else ()
+    assert sum(kept in note for note in notes) <= len(alone)
 
 
 KEYS = st.sampled_from(
@@ -282,6 +311,105 @@ class TestServers:
         assert "# new" in (tmp_path / "out" / "specs" / "b.yaml").read_text()
         assert "# model_config.pbtxt: all models" in (tmp_path / "out" / "fleet.yaml").read_text()
 
+    def test_keep_no_more_than_one_file_as_its_text(self, tmp_path: Path, cli: Cli) -> None:
+        """A session with threads, which no spec may say, takes neither labels nor batching with it, and is named."""
+        config(
+            tmp_path, "in/models.config",
+            "model_config_list { config { name: 'a' base_path: '/m/a' model_platform: 'tensorflow' "
+            "version_labels { key: 'stable' value: 3 } } }\n",
+        )  # fmt: skip
+        config(tmp_path, "in/batching.config", "max_batch_size { value: 16 }\nbatch_timeout_micros { value: 500 }\n")
+        config(tmp_path, "in/monitoring.config", "prometheus_config { enable: true path: '/metrics' }\n")
+        session = config(
+            tmp_path, "in/session.pbtxt", "intra_op_parallelism_threads: 4\nallow_soft_placement: true  # CPUs\n"
+        )
+        code, out, err = cli("import", tmp_path / "in", "-o", tmp_path / "out")
+        assert (code, err) == (0, "")
+        notes = [line for line in out.splitlines() if line.startswith("note: ")]
+        field = "tfserving.session.intra_op_parallelism_threads"
+        why = f"{field}: the server overwrites it from its flags; use threads.intra_op"
+        assert notes == [f"note: {session} is kept as its text, under tfserving.files: {why}"]
+        fleet = pipeline.load(tmp_path / "out" / "fleet.yaml")
+        spec = fleet.models[0].spec
+        assert spec.versions.labels == {"stable": 3}
+        assert (spec.batching.max_size, spec.batching.max_delay) == (16, 500)
+        assert spec.options["tfserving"]["files"] == {"session.pbtxt": session.read_text().strip()}
+        assert "entry" not in spec.options["tfserving"]
+        flags = render(fleet, registry.get("tfserving"))["flags.txt"]
+        assert "--allow_version_labels_for_unavailable_models=true" in flags
+        assert "--tensorflow_session_config_file=" in flags
+
+    def test_name_what_keeps_each_file_a_text(self, tmp_path: Path) -> None:
+        """Two files that no words say are told one by one, with the field; the models beside them stay words."""
+        found = imported(
+            "tfserving",
+            Piece(
+                kind="tfs_model_config", path=Path("m.config"),
+                text="model_config_list { config { name: 'a' base_path: '/m/a' model_platform: 'tensorflow' } }",
+            ),
+            Piece(kind="tfs_monitoring", path=Path("off.config"), text="prometheus_config { path: '/m' }"),
+            Piece(
+                kind="tfs_session", path=Path("s.config"), text="gpu_options { per_process_gpu_memory_fraction: 0.5 }"
+            ),
+        )  # fmt: skip
+        field = "per_process_gpu_memory_fraction"
+        overwritten = f"tfserving.session.gpu_options.{field}: the server overwrites it from its flags"
+        assert found.notes == (
+            "off.config is kept as its text, under tfserving.files: specs have no words for its prometheus_config",
+            f"s.config is kept as its text, under tfserving.files: {overwritten}; use tfserving.flags.{field}",
+        )
+        assert "entry" not in found.texts["specs/a.yaml"]
+        rendered = back(tmp_path, found)
+        assert "enable" not in rendered["monitoring.pbtxt"]
+        assert "0.5" in rendered["session.pbtxt"]
+
+    def test_with_a_model_that_says_nothing_come_back(self, tmp_path: Path) -> None:
+        """No patch leaves a model without any field, so the file is kept as its text."""
+        text = "model_config_list { config { } }"
+        found = imported("tfserving", Piece(kind="tfs_model_config", path=Path("m"), text=text))
+        assert "m is kept as its text" in found.notes[0]
+        assert back(tmp_path, found)["model_config.pbtxt"].strip() == text
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "model_config_list { config { name: 'a' version_labels { key: 'x' value: -1 } } }",
+            "model_config_list { config { name: 'a' } config { name: 'b' version_labels { key: 'a/b' value: 1 } } }",
+        ],
+    )
+    def test_with_labels_that_no_spec_may_have_can_start(self, tmp_path: Path, text: str) -> None:
+        """Labels that stay in an entry need the flag too, without which the first config fails."""
+        found = imported("tfserving", Piece(kind="tfs_model_config", path=Path("m"), text=text))
+        assert "versions:" not in found.texts["specs/a.yaml"]
+        assert "--allow_version_labels_for_unavailable_models=true" in back(tmp_path, found)["flags.txt"]
+
+    @pytest.mark.parametrize(
+        ("options", "labelled"),
+        [
+            ({}, True),
+            ({"entry": {"version_labels": None}}, False),
+            ({"files": {"model_config.pbtxt": "model_config_list { config { name: 'a' } }"}}, False),
+            (
+                {
+                    "files": {
+                        "model_config.pbtxt": "model_config_list { config { name: 'a' "
+                        "version_labels { key: 'x' value: 1 } } }"
+                    }
+                },
+                True,
+            ),
+        ],
+    )
+    def test_take_labels_from_what_is_rendered(self, options: dict[str, Any], labelled: bool) -> None:
+        """The flag of labels goes by the config that the server gets, whatever the specs' own words are."""
+        source = {"tfserving": {"deployed": True, "path": "/m/a", "format": "saved_model"}}
+        values = {"name": "a", "model": source, "signature": "unknown", "versions": {"labels": {"x": 1}}}
+        fleet = importing.fleet_of(
+            importing.Draft(entries=(importing.Entry(values={**values, "tfserving": options}),)), "tfserving"
+        )
+        flags = render(fleet, backend_of("tfserving"))["flags.txt"]
+        assert ("--allow_version_labels_for_unavailable_models=true" in flags) is labelled
+
     def test_tell_what_to_mind(self, tmp_path: Path, cli: Cli) -> None:
         """Settings of models that stay in the server's config win over the specs; a secret is copied."""
         models = '{"m": {"1.0": {"batchSize": 4, "maxBatchDelay": 7, "minWorkers": 3, "maxWorkers": 3}}}'
@@ -358,3 +486,146 @@ class TestServers:
         assert "has no call that tells its config; give it too: --config" in err
         code, _, err = cli("import", "--live", "http://127.0.0.1:1", "-b", "torchserve", "-o", tmp_path / "out")
         assert code == 4
+
+
+MODELS = """model_config_list {
+  config { name: "a" base_path: "/srv/models/a" model_platform: "tensorflow" }
+  config { name: "b" base_path: "gs://bucket/bees/" model_platform: "tensorflow" }
+}
+"""
+OWN = "max_batch_size { value: 16 }  # measured\nallowed_batch_sizes: [4, 16]\n"
+
+
+class TestBatchingOfOneModel:
+    """A batching_params.pbtxt in a version's folder, which the server reads for that model alone."""
+
+    def of(self, folder: Path, *, models: str = MODELS, **files: str) -> tuple[Imported, dict[str, str]]:
+        """Import a folder of configs; the names of ``files`` have ``__`` for a slash, and no suffix."""
+        config(folder, "serving/models.config", models)
+        paths = [config(folder, f"serving/{name.replace('__', '/')}.pbtxt", text) for name, text in files.items()]
+        assert all(path.exists() for path in paths)
+        (found,) = pipeline.import_configs([folder / "serving"], name="f")
+        return found, back(folder / "out", found)
+
+    def test_stays_that_models(self, tmp_path: Path) -> None:
+        """The model in whose folder it lies is batched, and no other; its comments stay beside it."""
+        found, rendered = self.of(tmp_path, models__a__1__batching_params=OWN)
+        a, b = (document.spec.batching for document in pipeline.load(tmp_path / "out" / "fleet.yaml").models)
+        assert (a.max_size, a.allowed_sizes, b.max_size) == (16, (4, 16), 1)
+        assert "# measured" in found.texts["specs/a.yaml"]
+        assert "defaults" not in found.texts["fleet.yaml"]
+        assert "--enable_per_model_batching_parameters=true" in rendered["flags.txt"]
+        assert "b/batching_params.pbtxt" not in rendered
+        (note,) = found.notes
+        assert "rendered with --enable_per_model_batching_parameters" in note
+        again = tmp_path / "again"
+        for path, text in rendered.items():
+            config(again, path, text)
+        (second,) = pipeline.import_configs([again], name="f")
+        assert back(tmp_path / "twice", second)["a/batching_params.pbtxt"] == rendered["a/batching_params.pbtxt"]
+
+    def test_is_each_models_own(self, tmp_path: Path) -> None:
+        """Two files are two models' batching, beside the threads of the server's file."""
+        split = "enable_large_batch_splitting { value: true }\nmax_batch_size { value: 8 }\n"
+        found, rendered = self.of(
+            tmp_path, models__a__1__batching_params=OWN,
+            bees__7__batching_params=split + "pad_variable_length_inputs: true",
+            batching_parameters="num_batch_threads { value: 3 }\nthread_pool_name { value: 'p' }\n",
+        )  # fmt: skip
+        texts_of = {path: text_format.Parse(text, protos.BatchingParameters())
+                    for path, text in rendered.items() if "batching_param" in path}  # fmt: skip
+        assert sorted(texts_of) == ["a/batching_params.pbtxt", "b/batching_params.pbtxt", "batching_parameters.pbtxt"]
+        assert texts_of["a/batching_params.pbtxt"].max_batch_size.value == 16
+        assert texts_of["b/batching_params.pbtxt"].max_execution_batch_size.value == 8
+        assert texts_of["b/batching_params.pbtxt"].pad_variable_length_inputs
+        assert texts_of["batching_parameters.pbtxt"] == protos.BatchingParameters(
+            num_batch_threads={"value": 3}, thread_pool_name={"value": "p"}
+        )
+        assert len(found.notes) == 1
+
+    def test_is_the_servers_where_all_models_agree(self, tmp_path: Path) -> None:
+        """One file for all is how agreeing specs are rendered; its threads are those of the server's file alone."""
+        own = OWN + "num_batch_threads { value: 9 }\n"
+        found, rendered = self.of(
+            tmp_path, models__a__1__batching_params=own, bees__1__batching_params=OWN,
+            batching_parameters="max_batch_size { value: 99 }\nnum_batch_threads { value: 3 }\n",
+        )  # fmt: skip
+        shared = text_format.Parse(rendered["batching_parameters.pbtxt"], protos.BatchingParameters())
+        assert (shared.max_batch_size.value, shared.num_batch_threads.value) == (16, 3)
+        assert "per_model" not in rendered["flags.txt"]
+        assert [note.partition(": ")[2] for note in found.notes] == [
+            "every model has this batching, so it is rendered once, for the server",
+            "beside files of models, the server reads num_batch_threads and thread_pool_name of it alone",
+        ]
+
+    def test_keeps_the_servers_sizes_from_other_models(self, tmp_path: Path) -> None:
+        """With files of models on, the server does not batch a model that has none, whatever its own file says."""
+        found, rendered = self.of(
+            tmp_path, models__a__1__batching_params=OWN, batching_parameters="max_batch_size { value: 99 }\n"
+        )
+        b = pipeline.load(tmp_path / "out" / "fleet.yaml").models[1].spec
+        assert b.batching.max_size == 1
+        assert "99" in rendered["batching_parameters.pbtxt"]
+        assert any("alone" in note for note in found.notes)
+
+    def test_is_that_of_the_newest_version_that_is_served(self, tmp_path: Path) -> None:
+        """A spec has one batching; what other versions say differently is left out and named."""
+        specific = "{ model_version_policy { specific { versions: 2 versions: 10 } } "
+        found, _ = self.of(
+            tmp_path, models=MODELS.replace("{ name: \"a\"", specific + 'name: "a"'),
+            models__a__2__batching_params="max_batch_size { value: 2 }",
+            models__a__10__batching_params="max_batch_size { value: 10 }",
+            models__a__11__batching_params="max_batch_size { value: 11 }",
+        )  # fmt: skip
+        assert "max_size: 10" in found.texts["specs/a.yaml"]
+        assert [note.partition(" is left out: ")[2] for note in found.notes[:2]] == [
+            "a does not serve version 11",
+            f"a spec has one batching, and {tmp_path / 'serving/models/a/10/batching_params.pbtxt'} is newer",
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "text", "said"),
+        [
+            ("models__c__1__batching_params", OWN, "the config does not tell which model's folder holds it"),
+            (
+                "models__a__1__batching_params",
+                "max_batch_size { value: 1 }",
+                "specs have no words for its batch_timeout_micros, max_batch_size, max_enqueued_batches",
+            ),
+            (
+                "models__a__1__batching_params",
+                "max_batch_size {value: 4} max_execution_batch_size {value: 8} enable_large_batch_splitting {value: 1}",
+                "it is above max_size 4",
+            ),
+        ],
+    )
+    def test_is_left_out_where_no_spec_can_say_it(self, tmp_path: Path, name: str, text: str, said: str) -> None:
+        """A file of no known model, or with values that specs refuse, is named and changes nothing."""
+        found, rendered = self.of(tmp_path, **{name: text})
+        (note,) = found.notes
+        assert " is left out: " in note
+        assert said in note
+        assert "batching" not in rendered["flags.txt"]
+
+    def test_of_models_with_one_end_is_nobodys(self, tmp_path: Path) -> None:
+        """Two folders that fit equally well are not guessed between; one folder of two models is both's."""
+        path = {"models__a__1__batching_params": OWN}
+        twins = MODELS.replace("gs://bucket/bees/", "/other/models/a")
+        found, rendered = self.of(tmp_path / "twins", models=twins, **path)
+        assert "does not tell which model's folder" in found.notes[0]
+        assert "batching" not in rendered["flags.txt"]
+        found, _ = self.of(tmp_path / "same", models=MODELS.replace("gs://bucket/bees/", "/srv/models/a/"), **path)
+        assert "max_size: 16" in found.texts["fleet.yaml"]
+
+    def test_by_name_alone_is_the_servers(self, tmp_path: Path) -> None:
+        """Outside of a version's folder no model has one: a flag must have named the file."""
+        _, rendered = self.of(tmp_path, models=MODELS.replace("models/a", "serving"), batching_params=OWN)
+        assert "value: 16" in rendered["batching_parameters.pbtxt"]
+        assert "per_model" not in rendered["flags.txt"]
+
+    def test_wants_the_config_of_its_model(self, tmp_path: Path, cli: Cli) -> None:
+        """Alone it says nothing of a server, and the advice is to bring the model's config."""
+        path = config(tmp_path, "a/1/batching_params.pbtxt", OWN)
+        code, _, err = cli("import", path, "-o", tmp_path / "out")
+        assert code == 2
+        assert "is one model's batching; import it together with the server's model config" in err

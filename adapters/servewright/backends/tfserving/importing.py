@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
 
 from google.protobuf import json_format, text_format
 from pydantic import ValidationError
 
 from servewright.backends.tfserving import keys, protos, settings, texts
-from servewright.errors import InputError, ServewrightError
+from servewright.errors import InputError, ServewrightError, SpecError
 from servewright.importing import (
     PLACEHOLDER,
     Draft,
@@ -32,6 +34,14 @@ _TARGETS: Final[Mapping[str, str]] = {
     "tfs_monitoring": texts.MONITORING,
     "tfs_session": texts.SESSION,
 }
+# How a file is told: by the words of specs, by patches over what these render, or as the text that it is.
+_Way = Literal["words", "patches", "text"]
+_WAYS: Final[Mapping[str, tuple[_Way, ...]]] = {
+    texts.MODEL_CONFIG: ("words", "patches"),
+    texts.BATCHING: ("words", "patches"),
+    texts.MONITORING: ("words",),
+    texts.SESSION: ("words",),
+}
 # A comment begins outside of quotes; a text in quotes is stepped over.
 _COMMENT: Final = re.compile(r"""#([^\n]*)|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
 
@@ -49,22 +59,232 @@ def pieces(path: Path, kind: str) -> Sequence[Piece]:
     return (Piece(kind=kind, path=path, text=text),)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """The server's files by the names that they are rendered to, and each model's own batching by its place."""
+
+    files: Mapping[str, Piece]
+    own: Mapping[int, Piece]
+    notes: tuple[str, ...] = ()
+
+
 def draft(found: Sequence[Piece]) -> Draft:
-    """Return the fleet that configs describe: as specs have words for it, else as patches, else as whole texts."""
-    proofs: dict[str, Piece] = {}
-    for piece in found:
-        target = _TARGETS[piece.kind]
-        if target in proofs:
-            raise InputError(f"{proofs[target].shown} and {piece.shown} are both {target}; import one server at a time")
-        proofs[target] = piece
-    for attempt in (_with_words, _with_patches, _with_texts):
+    """Return the fleet that configs describe: each file as specs have words for it, else as patches, else as a text."""
+    given = _given(found)
+    try:
+        return _proved(given, dict.fromkeys(given.files, "words"))
+    except ImportFailedError:
+        ways, notes = {}, []
+    for target, piece in given.files.items():
+        ways[target], why = _way_of(target, piece)
+        notes += [_kept(piece, why)] if why else []
+    try:
+        return _proved(replace(given, notes=(*given.notes, *notes)), ways)
+    except ImportFailedError as error:
+        notes = [_kept(piece, str(error)) for piece in given.files.values()]
+    try:
+        return _proved(replace(given, notes=(*given.notes, *notes)), dict.fromkeys(given.files, "text"))
+    except ImportFailedError as error:
+        raise ImportFailedError(f"the configs do not come back: {error}; please report this") from error
+
+
+def _kept(piece: Piece, why: str) -> str:
+    return f"{piece.shown} is kept as its text, under {keys.NAME}.files: {why}"
+
+
+def _way_of(target: str, piece: Piece) -> tuple[_Way, str]:
+    """Return how a file by itself comes back, and why it does so as a text alone."""
+    why = ""
+    for way in _WAYS[target]:
         try:
-            made = attempt(proofs)
-            prove(made, fleet_of(made, keys.NAME), _backend())
-        except (InputError, ImportFailedError, ValueError):
-            continue
+            _proved(_Given(files={target: piece}, own={}), {target: way})
+        except ImportFailedError as error:
+            why = why or str(error)
+        else:
+            return way, ""
+    return "text", why
+
+
+def _proved(given: _Given, ways: Mapping[str, _Way]) -> Draft:
+    """Return a draft that comes back; `ImportFailedError` names what does not."""
+    with _our_errors():
+        made = _drafted(given, ways)
+        _prove(made)
         return made
-    raise ImportFailedError("the configs do not come back; please report this")
+
+
+def _prove(made: Draft) -> None:
+    from servewright.rendering import site_of
+
+    fleet = fleet_of(made, keys.NAME)
+    try:
+        prove(made, fleet, _backend())
+    except ImportFailedError as error:
+        views = texts.views(fleet, site_of(fleet, _backend()))
+        pairs = ((views.get(path), texts.parse(path, piece.text)) for path, piece in made.proofs.items())
+        lost = [name for view, wanted in pairs for name in _differing(view.meaning if view else None, wanted)]
+        raise ImportFailedError(f"specs have no words for its {', '.join(lost)}") from error
+
+
+def _differing(one: Any, other: Any) -> list[str]:
+    """Return the names of the fields that two messages differ in."""
+    fields = [
+        {} if each is None else {field.name: value for field, value in each.ListFields()} for each in (one, other)
+    ]
+    return sorted(name for name in {*fields[0], *fields[1]} if fields[0].get(name) != fields[1].get(name))
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    from servewright.rendering import ParseBackError
+
+    try:
+        yield
+    except SpecError as error:
+        said = dict.fromkeys(map(str, error.problems))  # a default is a problem of every model
+        raise ImportFailedError(", and ".join(said)) from error
+    except ParseBackError as error:  # of a model without any field
+        raise ImportFailedError("what is rendered would mean something else") from error
+    except (InputError, ValueError) as error:
+        raise ImportFailedError(str(error)) from error
+
+
+def _given(found: Sequence[Piece]) -> _Given:
+    """Return whose each file is; `InputError` where two are the server's, or none is."""
+    files: dict[str, Piece] = {}
+    loose = []
+    for piece in found:
+        if _TARGETS[piece.kind] == texts.BATCHING and piece.path.name == texts.PER_MODEL:
+            loose.append(piece)
+        else:
+            _add(piece, files)
+    models = _models(files)
+    held: dict[int, list[Piece]] = {}
+    notes: list[str] = []
+    for piece in loose:
+        if _is_the_servers(piece, files, models):
+            _add(piece, files)
+        elif owners := _owners(piece.path, models):
+            for number in owners:
+                held.setdefault(number, []).append(piece)
+        else:
+            notes.append(f"{piece.shown} is left out: the config does not tell which model's folder holds it")
+    if not files and loose:
+        raise InputError(f"{loose[0].shown} is one model's batching; import it together with the server's model config")
+    own = {}
+    for number in sorted(held):
+        if (chosen := _served(models[number], held[number], notes)) is not None:
+            own[number] = chosen
+    given = _Given(files=files, own=own, notes=tuple(dict.fromkeys(notes)))
+    return _shared(given, models) or _each_its_own(given)
+
+
+def _add(piece: Piece, files: dict[str, Piece]) -> None:
+    target = _TARGETS[piece.kind]
+    if target in files:
+        raise InputError(f"{files[target].shown} and {piece.shown} are both {target}; import one server at a time")
+    files[target] = piece
+
+
+def _is_the_servers(piece: Piece, files: Mapping[str, Piece], models: Sequence[Any]) -> bool:
+    """Tell whether a file with the name of a model's own is one that --batching_parameters_file names."""
+    if _version(piece.path) is not None:
+        return False
+    config = files.get(texts.MODEL_CONFIG)
+    beside = config is not None and config.path.absolute().parent == piece.path.absolute().parent
+    return beside or not _owners(piece.path, models)
+
+
+def _models(files: Mapping[str, Piece]) -> Sequence[Any]:
+    config = _message(files, texts.MODEL_CONFIG)
+    return list(config.model_config_list.config) if config is not None else []
+
+
+def _version(path: Path) -> int | None:
+    """Return the version whose folder a file lies in, which is where the server looks for a model's own."""
+    name = path.absolute().parent.name
+    return int(name) if name.isascii() and name.isdigit() else None
+
+
+def _owners(path: Path, models: Sequence[Any]) -> Sequence[int]:
+    """Return the places of the models whose folder a file lies in, as far as one folder fits best.
+
+    The ends of the paths are compared: on the server the same folder may hang elsewhere. As servewright itself renders
+    it, a model's file lies in a folder of the model's name.
+    """
+    folder = path.absolute().parents[0 if _version(path) is None else 1]
+    ends = [_common_end(folder.parts, PurePosixPath(model.base_path).parts) for model in models]
+    best = [number for number, end in enumerate(ends) if end == max(ends) > 0]
+    if best:
+        return best if len({PurePosixPath(models[number].base_path) for number in best}) == 1 else []
+    names = distinct([model.name for model in models])
+    return [names.index(folder.name)] if folder.name in names else []
+
+
+def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    pairs = list(zip(reversed(one), reversed(other), strict=False))
+    return next((number for number, (left, right) in enumerate(pairs) if left != right), len(pairs))
+
+
+def _served(model: Any, pieces: Sequence[Piece], notes: list[str]) -> Piece | None:
+    """Return a model's own batching: that of its newest version, of those that its policy serves."""
+    chosen = None
+    serves = set(model.model_version_policy.specific.versions)
+    numbered = [(_version(piece.path), piece) for piece in pieces]
+    for version, piece in sorted(numbered, key=lambda each: each[0] or 0, reverse=True):
+        if serves and version is not None and version not in serves:
+            notes.append(f"{piece.shown} is left out: {model.name} does not serve version {version}")
+        elif chosen is None:
+            chosen = piece
+        elif _own_message(piece) != _own_message(chosen):
+            notes.append(f"{piece.shown} is left out: a spec has one batching, and {chosen.shown} is newer")
+    return chosen
+
+
+def _shared(given: _Given, models: Sequence[Any]) -> _Given | None:
+    """Return the one file for the server where every model's own says the same, as specs that agree are rendered."""
+    read = [_own_message(piece) for piece in given.own.values()]
+    if not read or len(read) < len(models) or any(message != read[0] for message in read):
+        return None
+    pieces = list(dict.fromkeys(given.own.values()))
+    notes = [f"{_listed(pieces)}: every model has this batching, so it is rendered once, for the server"]
+    message, server = read[0], given.files.get(texts.BATCHING)
+    if server is not None:
+        message = _with_pool_of(server, message)
+        notes += _without_sizes(server)
+    piece = _rewritten(pieces[0], message, comments_of=[*([server] if server is not None else []), *pieces])
+    return _Given(files={**given.files, texts.BATCHING: piece}, own={}, notes=(*given.notes, *notes))
+
+
+def _each_its_own(given: _Given) -> _Given:
+    """Return what specs have words for of the models' own batching, with the rest left out."""
+    own, notes = {}, []
+    for number, piece in given.own.items():
+        message = _own_message(piece)
+        plain = _rewritten(piece, message, comments_of=[piece])
+        entry = Entry(values={**_placeholder().values, **_own_words(message)})
+        try:
+            with _our_errors():
+                _prove(Draft(entries=(entry,), server={"metrics": False}, proofs={texts.BATCHING: plain}))
+        except ImportFailedError as error:
+            notes.append(f"{piece.shown} is left out: {error}")
+        else:
+            own[number] = plain
+    if own:
+        notes.append(
+            f"{_listed(dict.fromkeys(own.values()))}: rendered with --enable_per_model_batching_parameters, without "
+            "which the server reads no such file; with it, models that have none are not batched"
+        )
+        notes += _without_sizes(given.files.get(texts.BATCHING))
+    return replace(given, own=own, notes=(*given.notes, *notes))
+
+
+def _without_sizes(server: Piece | None) -> Iterator[str]:
+    """Yield a note where the server's own file says what the server does not read beside files of models."""
+    if server is not None:
+        message: Any = texts.parse(texts.BATCHING, server.text)
+        if message != _with_pool_of(server, protos.BatchingParameters()):
+            yield f"{server.shown}: beside files of models, the server reads {' and '.join(_POOL)} of it alone"
 
 
 def _backend() -> Any:
@@ -115,39 +335,39 @@ def _fields(message: Any) -> dict[str, Any]:
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def _with_words(proofs: Mapping[str, Piece]) -> Draft:
-    return _drafted(proofs, words=True)
-
-
-def _with_patches(proofs: Mapping[str, Piece]) -> Draft:
-    return _drafted(proofs, words=False)
-
-
-def _drafted(proofs: Mapping[str, Piece], *, words: bool) -> Draft:
-    config = _message(proofs, texts.MODEL_CONFIG)
-    models = list(config.model_config_list.config) if config is not None else []
-    comments, beside = _comments(proofs)
-    named = list(zip(distinct([model.name for model in models]), models, strict=True))
-    entries = [_entry(name, model, words=words) for name, model in named]
-    notes = []
+def _drafted(given: _Given, ways: Mapping[str, _Way]) -> Draft:
+    proofs = given.files
+    words = frozenset(target for target, way in ways.items() if way == "words")
+    models = _models(proofs)
+    comments, beside = _comments({target: piece for target, piece in proofs.items() if ways[target] != "text"})
+    entries, own = [], {}
+    for number, name in enumerate(distinct([model.name for model in models])):
+        entry = _entry(name, models[number], words=texts.MODEL_CONFIG in words)
+        if piece := given.own.get(number):
+            own[f"{name}/{texts.PER_MODEL}"] = piece
+            entry = replace(entry, values={**entry.values, **_own_words(_own_message(piece))})
+            beside[number] = (*beside.get(number, ()), *(text for _, text in _comments_of(piece.text)))
+        entries.append(entry)
+    notes = list(given.notes)
     if not entries:
         entries = [_placeholder()]
         notes.append(f"no model is named: {PLACEHOLDER!r} stands for yours")
     defaults: dict[str, Any] = {"batching": {}, keys.NAME: {}}
     batching = _message(proofs, texts.BATCHING)
-    if batching is not None and words:
+    if texts.BATCHING in words and not own:
         defaults["batching"] = _batching(batching)
-    monitoring = _message(proofs, texts.MONITORING)
-    if monitoring is not None:
-        path = monitoring.prometheus_config.path
-        if words and re.fullmatch(r"/[!-~]*", path) and path != settings.Options().monitoring_path:
+    if texts.MONITORING in words:
+        path = _message(proofs, texts.MONITORING).prometheus_config.path
+        if re.fullmatch(r"/[!-~]*", path) and path != settings.Options().monitoring_path:
             defaults[keys.NAME]["monitoring_path"] = path
-    if (session := _message(proofs, texts.SESSION)) is not None and words:
-        defaults[keys.NAME]["session"] = _fields(session)
+    if texts.SESSION in words:
+        defaults[keys.NAME]["session"] = _fields(_message(proofs, texts.SESSION))
+    if kept := {target: proofs[target].text.strip() for target, way in ways.items() if way == "text"}:
+        defaults[keys.NAME]["files"] = kept
     defaults = {name: value for name, value in defaults.items() if value}
     made = Draft(
-        entries=tuple(entries), server={"metrics": monitoring is not None}, defaults=defaults, comments=comments,
-        notes=tuple(notes), proofs=proofs,
+        entries=tuple(entries), server={"metrics": texts.MONITORING in proofs}, defaults=defaults, comments=comments,
+        notes=tuple(notes), proofs={**proofs, **own},
     )  # fmt: skip
     return _patched(made, models, batching, beside)
 
@@ -161,35 +381,17 @@ def _patched(made: Draft, models: Sequence[Any], batching: Any, beside: Mapping[
     rendered: Any = views[texts.MODEL_CONFIG].meaning
     entries = []
     for number, (entry, model) in enumerate(zip(made.entries, models, strict=False)):
-        patch = patch_between(_fields(rendered.model_config_list.config[number]), _fields(model))
-        own = {keys.NAME: {"entry": patch}} if patch else {}
-        entries.append(Entry(values={**entry.values, **own}, comments=beside.get(number, ())))
+        values = dict(entry.values)
+        if patch := patch_between(_fields(rendered.model_config_list.config[number]), _fields(model)):
+            values[keys.NAME] = {**values.get(keys.NAME, {}), "entry": patch}
+        entries.append(Entry(values=values, comments=beside.get(number, ())))
     entries = entries or list(made.entries)
     defaults = dict(made.defaults)
     if batching is not None:
         shown: Any = views[texts.BATCHING].meaning if texts.BATCHING in views else protos.BatchingParameters()
         if patch := patch_between(_fields(shown), _fields(batching)):
             defaults[keys.NAME] = {**defaults.get(keys.NAME, {}), "batching_parameters": patch}
-    return Draft(
-        entries=tuple(entries), server=made.server, defaults=defaults, comments=made.comments, notes=made.notes,
-        proofs=made.proofs,
-    )  # fmt: skip
-
-
-def _with_texts(proofs: Mapping[str, Piece]) -> Draft:
-    """Return a draft in which every text is kept as it is."""
-    config = _message(proofs, texts.MODEL_CONFIG)
-    models = list(config.model_config_list.config) if config is not None else []
-    entries = [
-        _entry(name, model, words=False)
-        for name, model in zip(distinct([model.name for model in models]), models, strict=True)
-    ]
-    kept = {target: piece.text.strip() for target, piece in proofs.items()}
-    return Draft(
-        entries=tuple(entries) or (_placeholder(),), server={"metrics": texts.MONITORING in proofs},
-        defaults={keys.NAME: {"files": kept}}, proofs=proofs,
-        notes=("the texts are kept as they are: specs have no words for something in them",),
-    )  # fmt: skip
+    return replace(made, entries=tuple(entries), defaults=defaults)
 
 
 def _placeholder() -> Entry:
@@ -261,6 +463,58 @@ def _batching(message: Any) -> dict[str, Any]:
 
 
 _NUMBERS: Final = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+# The threads are the server's: the server takes these two from its own file alone.
+_POOL: Final = ("num_batch_threads", "thread_pool_name")
+# What the scheduler takes for a field that is not there (batching_session.cc, shared_batch_scheduler.h).
+_SCHEDULED: Final = {"max_batch_size": 1000, "batch_timeout_micros": 0, "max_enqueued_batches": 10}
+
+
+def _own_message(piece: Piece) -> Any:
+    """Return what the server takes from a model's own file, with nothing left to be understood."""
+    message: Any = texts.parse(texts.PER_MODEL, piece.text)
+    for name in _POOL:
+        message.ClearField(name)
+    for name, value in _SCHEDULED.items():
+        if not message.HasField(name):
+            getattr(message, name).value = value
+    if not message.enable_large_batch_splitting.value:
+        message.ClearField("enable_large_batch_splitting")
+        message.ClearField("max_execution_batch_size")
+    elif not message.HasField("max_execution_batch_size"):
+        message.max_execution_batch_size.value = message.max_batch_size.value
+    return message
+
+
+def _own_words(message: Any) -> dict[str, Any]:
+    """Return what a model's spec says of its own batching."""
+    extra: dict[str, Any] = {}
+    if message.pad_variable_length_inputs:
+        extra["pad_variable_length_inputs"] = True
+    if message.enable_large_batch_splitting.value:
+        extra["enable_large_batch_splitting"] = True
+        extra["max_execution_batch_size"] = message.max_execution_batch_size.value
+    return {"batching": _batching(message)} | ({keys.NAME: {"batching": extra}} if extra else {})
+
+
+def _with_pool_of(server: Piece, message: Any) -> Any:
+    """Return ``message`` with the threads of the server's file."""
+    pool: Any = texts.parse(texts.BATCHING, server.text)
+    joined = protos.BatchingParameters()
+    joined.CopyFrom(message)
+    for name in _POOL:
+        if pool.HasField(name):
+            getattr(joined, name).CopyFrom(getattr(pool, name))
+    return joined
+
+
+def _rewritten(piece: Piece, message: Any, *, comments_of: Sequence[Piece]) -> Piece:
+    """Return a piece that says ``message``, below the comments of others."""
+    comments = [f"# {text}\n" for each in comments_of for _, text in _comments_of(each.text)]
+    return replace(piece, text="".join(comments) + text_format.MessageToString(message))
+
+
+def _listed(pieces: Iterable[Piece]) -> str:
+    return ", ".join(piece.shown for piece in pieces)
 
 
 def _comments(proofs: Mapping[str, Piece]) -> tuple[tuple[str, ...], dict[int, tuple[str, ...]]]:

@@ -235,6 +235,25 @@ def _timeouts_ms(specs: Sequence[ModelSpec]) -> list[int]:
     return [(each or _DEFAULT_TIMEOUT_US) // 1000 for each in given] if any(given) else [0]
 
 
+def _labelled(fleet: Fleet) -> bool:
+    """Tell whether any model of the rendered config has labels: the spec's, its entry's, or those of a whole text."""
+    if (whole := own_value(fleet, "files").get(MODEL_CONFIG)) is not None:
+        config: Any = parse(MODEL_CONFIG, whole)
+        return any(model.version_labels for model in config.model_config_list.config)
+    return any(_has_labels(document.spec) for document in fleet.models)
+
+
+def _has_labels(spec: ModelSpec) -> bool:
+    # The field may be spelt in either way of JSON, and a patch may take the spec's own labels away.
+    own = {
+        name: value for name, value in keys.options(spec).entry.items() if name in ("version_labels", "versionLabels")
+    }
+    if not own:
+        return bool(spec.versions.labels)
+    fields = patched({"version_labels": dict(spec.versions.labels)}, own)
+    return bool(json_format.ParseDict(fields, protos.ModelConfig()).version_labels)
+
+
 def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
     """Return the command line's flags, ``--name=value`` each; ``present`` names the files that will exist."""
     specs = [document.spec for document in fleet.models]
@@ -252,7 +271,7 @@ def flag_words(fleet: Fleet, site: Site, *, present: set[str]) -> list[str]:
         chosen["monitoring_config_file"] = f"{site.config}/{MONITORING}"
     if SESSION in present:
         chosen["tensorflow_session_config_file"] = f"{site.config}/{SESSION}"
-    if any(spec.versions.labels for spec in specs):
+    if _labelled(fleet):
         chosen["allow_version_labels_for_unavailable_models"] = True
     threads = fleet.server.threads or max((keys.server_threads(spec) or 0 for spec in specs), default=0)
     if threads:
