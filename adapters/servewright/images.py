@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,6 @@ from servewright.backend import Artifact, Backend, Recipe
 from servewright.engine import Engine, Image
 from servewright.errors import InputError, LaunchError
 from servewright.fleet import Fleet
-from servewright.writing import write_texts
 
 # Debian's Python has the same version in the build as at run time: both stages start from the same base.
 DEFAULT_BASE = "python:3.11-slim-bookworm"
@@ -69,21 +68,55 @@ def context(
     content["packages/requirements.txt"] = "".join(f"{line}\n" for line in recipe.requirements).encode()
     if wheelhouse is not None:
         content["packages/wheelhouse"] = wheelhouse
+    settled = _settled(backend, fleet) if fleet else {}
     if artifact is not None:
         refuse_unsafe(artifact.models)
         content |= {"artifact/models": artifact.models, "artifact/config": artifact.config}
-    pinned = () if _PINNED.search(base) else (f"base {base} is not pinned by a digest: a rebuild may take another",)
+        content |= {f"artifact/config/{path}": text.encode() for path, text in settled.items()}
     return Context(
         dockerfile=_dockerfile(backend, recipe, fleet, artifact, base=base, wheelhouse=wheelhouse is not None),
         content=content,
-        notes=pinned,
+        notes=tuple(_notes(recipe, settled, base=base, baked=artifact is not None)),
     )
+
+
+def _notes(recipe: Recipe, settled: Mapping[str, str], *, base: str, baked: bool) -> Iterator[str]:
+    if not _PINNED.search(base):
+        yield f"base {base} is not pinned by a digest: a rebuild may take another"
+    if loose := [line for line in recipe.requirements if not re.match(r"-|[^;]*(==|@)", line)]:
+        yield f"{', '.join(loose)}: not pinned with ==, a rebuild may take others"
+    if settled and not baked:
+        yield (
+            f"the models' requirements are in the image, and a {' or '.join(settled)} that `package` wrote still has "
+            "the server install them at each start, from the network: see docs/docker.md for one that does not"
+        )
+
+
+def _settled(backend: Backend, fleet: Fleet) -> dict[str, str]:
+    """Return the server's own configs that differ where the models' requirements are in the image already.
+
+    The server would install them again at each start, from the network, which a container may not have.
+    """
+    from servewright.rendering import render
+
+    if not any(document.spec.requirements for document in fleet.models):
+        return {}
+    models = tuple(
+        replace(document, spec=document.spec.model_copy(update={"requirements": None})) for document in fleet.models
+    )
+    before, after = (render(each, backend) for each in (fleet, replace(fleet, models=models)))
+    # What lies in a folder is a copy of a model's own: its archive goes into the image as it is.
+    return {path: text for path, text in after.items() if "/" not in path and text != before.get(path)}
 
 
 def recipe_of(backend: Backend, fleet: Fleet | None) -> Recipe:
     """Return what an image of ``backend`` is made of."""
+    from servewright.rendering import check
+
     if backend.recipe is None:
         raise InputError(f"servewright has no recipe for an image of {backend.title}; use the official one")
+    if fleet is not None:
+        check(fleet, backend)
     return backend.recipe(fleet, backend.home)
 
 
@@ -158,15 +191,24 @@ def write(found: Context, folder: Path) -> None:
     """Write the context to ``folder``, for those who build elsewhere."""
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; choose another folder")
-    for path, source in _files(found):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
+    for path, source in [("Dockerfile", found.dockerfile.encode()), *_files(found)]:
         target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         if isinstance(source, bytes):
             target.write_bytes(source)
         else:
             shutil.copyfile(source, target)
         target.chmod(0o644)
-    write_texts({"Dockerfile": found.dockerfile}, folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make ``folder`` where it is not there: the image copies its mode, and is run by another user."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
 
 
 def build(where: Engine, found: Context, tag: str, *, on_line: Callable[[str], None]) -> Image:
@@ -199,14 +241,15 @@ def _follow(events: Iterator[dict[str, Any]], doing: str, on_line: Callable[[str
 
 
 def _files(found: Context) -> Iterator[tuple[str, Path | bytes]]:
-    """Yield every file of a context by its path, in order."""
+    """Yield every file of a context by its path, in order; one that is named itself is not taken from its folder."""
     for path, source in sorted(found.content.items()):
         if isinstance(source, bytes) or source.is_file():
             yield path, source
             continue
         for each in sorted(source.rglob("*")):
-            if each.is_file() and "__pycache__" not in each.parts:
-                yield f"{path}/{each.relative_to(source).as_posix()}", each
+            inside = f"{path}/{each.relative_to(source).as_posix()}"
+            if each.is_file() and "__pycache__" not in each.parts and inside not in found.content:
+                yield inside, each
 
 
 def _write_tar(found: Context, file: IO[bytes]) -> None:

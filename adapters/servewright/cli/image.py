@@ -9,7 +9,14 @@ from typing import Final
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import PATH, backend_option, json_option, trust_option
+from servewright.cli.options import (
+    PATH,
+    backend_option,
+    environment_option,
+    json_option,
+    shard_option,
+    trust_option,
+)
 
 # An image's name as Docker's reference grammar has it, with a registry and a tag where wanted.
 _WORD: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -25,6 +32,8 @@ _NAME: Final = re.compile(rf"{_HOST}{_WORD}(?:/{_WORD})*(?::[A-Za-z0-9_][A-Za-z0
 )
 @click.argument("spec", type=PATH, required=False)
 @backend_option
+@environment_option
+@shard_option
 @click.option("-t", "--tag", help="What to call the image.")
 @click.option("--base", help="An image that has Python 3.11 with venv, best by digest (default: Python's slim image).")
 @click.option("--wheelhouse", type=PATH, help="Install from this folder of wheels, and from no index.")
@@ -38,6 +47,8 @@ def command(
     *,
     spec: Path | None,
     backend: str | None,
+    environment: str | None,
+    shard: str | None,
     tag: str | None,
     base: str | None,
     wheelhouse: Path | None,
@@ -53,10 +64,16 @@ def command(
 
     if spec is None and backend is None:
         raise click.UsageError("name a spec, or a server with --backend")
-    fleet = pipeline.load(spec) if spec else None
-    chosen = pipeline.backend_for(fleet, backend) if fleet else registry.get(str(backend))
+    if spec is None and (environment or shard):
+        raise click.UsageError("--env and --shard choose from a fleet file; name it")
+    fleet = None
+    if spec is None:
+        chosen = registry.get(str(backend))
+    else:
+        fleet, chosen = pipeline.choose(spec, backend, environment=environment, shard=shard)
+    recipe = images.recipe_of(chosen, fleet)  # what cannot be in an image is refused before a model is packaged
     if requirements:
-        for line in images.recipe_of(chosen, fleet).requirements:
+        for line in recipe.requirements:
             printing.line(line)
         return
     if dockerfile_only == (tag is not None) or dockerfile_only != (output is not None):
