@@ -268,6 +268,16 @@ class TestShards:
         with pytest.raises(SpecError, match=said):
             self.placed(workshop, shards)
 
+    def test_get_a_container_that_holds_their_models(self, workshop: Workshop, backend: Backend) -> None:
+        """A server may take what its models may take together: as much as was counted when they were placed."""
+        text = "models: [{name: a, limits: {memory: 4GiB, cpus: 2}}, {name: b, limits: {memory: 3GiB, cpus: 0.5}}]\n"
+        fleet = load(workshop, DEFAULTS + text)
+        plan = backend.plan(fleet, backend.home)
+        assert plan.memory == sum(placing.memory_of(each, backend.name) or 0 for each in fleet.models) == 7 * 2**30
+        assert plan.cpus == 2.5
+        unlimited = backend.plan(load(workshop, DEFAULTS + "models: [{name: a}, {name: b}]\n"), backend.home)
+        assert (unlimited.memory, unlimited.cpus) == (None, None)
+
     def test_want_to_know_what_a_model_needs(self, workshop: Workshop) -> None:
         """Where the spec does not tell, the size of the files counts."""
         fleet = load(workshop, DEFAULTS + "models: [{name: a}]\nshards: {x: {memory: 1GiB}}\n")

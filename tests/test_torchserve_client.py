@@ -6,7 +6,10 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from servewright.backends.torchserve import process, protos
 from servewright.backends.torchserve.client import Client
 from servewright.backends.torchserve.descriptions import read_descriptions
 from servewright.backends.torchserve.tokens import KeyFile, Tokens
-from servewright.errors import InputError, LaunchError, PortTakenError, ProbeError, UnavailableError
+from servewright.errors import InputError, LaunchError, PortTakenError, ProbeError, ServerAnswerError, UnavailableError
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -145,6 +148,108 @@ class TestKeyFile:
             raise ProbeError("refused")
 
         assert not KeyFile(path, refuse, now=lambda: NOW).replace("inference", "first")
+
+    def test_of_a_file_that_was_named_must_be_there(self, tmp_path: Path) -> None:
+        """Who names a file means it: none is an error that has its path."""
+        with pytest.raises(ProbeError, match=r"the key file is readable.*nothing-here"):
+            KeyFile(tmp_path / "nothing-here", lambda *_: None).key("inference")
+
+    def test_of_a_guessed_file_are_read_where_it_is_there(self, path: Path) -> None:
+        """A server that wants tokens is sent one with the first request."""
+        assert KeyFile(path, lambda *_: None, guessed=True, now=lambda: NOW).key("inference") == "first"
+
+    def test_a_guessed_file_is_looked_for_once_until_a_refusal(self) -> None:
+        """A look into a container is a command: a server without tokens costs one, not one a request."""
+        looks: list[str] = []
+
+        class Absent:
+            def read_bytes(self) -> bytes:
+                looks.append("look")
+                raise FileNotFoundError("no key_file.json")
+
+        keys = KeyFile(Absent(), lambda *_: None, guessed=True)
+        assert [keys.key("inference"), keys.key("management")] == [None, None]
+        assert looks == ["look"]
+        assert not keys.replace("inference", None)
+        assert keys.key("inference") is None
+
+    def test_of_a_guessed_file_that_comes_late_are_read_after_a_refusal(self, tmp_path: Path) -> None:
+        """A server writes the file while it starts; what it refuses tells that it wants tokens."""
+        keys = KeyFile(tmp_path / "keys.json", lambda *_: None, guessed=True, now=lambda: NOW)
+        assert keys.key("management") is None
+        write_keys(tmp_path / "keys.json", "late")
+        assert keys.replace("management", None)
+        assert keys.key("management") == "late"
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """Answers /ping as TorchServe does: with any token, or none where its server wants none."""
+
+    def do_GET(self) -> None:
+        seen, wanted = self.server.seen, self.server.wanted  # type: ignore[attr-defined]
+        seen.append(self.headers["authorization"])
+        refused = wanted is not None and self.headers["authorization"] != f"Bearer {wanted}"
+        refusal = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
+        body = json.dumps(refusal if refused else {"status": "Healthy"}).encode()
+        self.send_response(400 if refused else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def guarded(wanted: str | None) -> Iterator[tuple[str, list[str | None]]]:
+    """Run a server that wants the key ``wanted``; yield its address and the authorizations that it is sent."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+    server.wanted, server.seen = wanted, []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", server.seen  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class TestGuessedTokens:
+    """A client that knows where a key file would be, and not whether the server writes one."""
+
+    def test_are_not_waited_for_where_the_server_wants_none(self, tmp_path: Path) -> None:
+        """With tokens off there never is a file: requests go without, and so do those of a load."""
+        with (
+            guarded(None) as (address, seen),
+            Client({"http": address}, key_file=tmp_path / "keys.json", guessed=True) as client,
+        ):
+            assert [client.ping(), client.ping()] == ["Healthy", "Healthy"]
+            assert client.authorization() == {}
+        assert seen == [None, None]
+
+    def test_are_read_when_the_server_asks(self, tmp_path: Path) -> None:
+        """A refusal before the file is there is the server's own, and no end: the next request has the token."""
+        with (
+            guarded("late") as (address, seen),
+            Client({"http": address}, key_file=tmp_path / "keys.json", guessed=True) as client,
+        ):
+            with pytest.raises(ServerAnswerError, match="Token Authorization failed"):
+                client.ping()
+            write_keys(tmp_path / "keys.json", "late", expires="2999-01-01T00:00:00Z")
+            assert client.ping() == "Healthy"
+            assert client.authorization() == {"authorization": "Bearer late"}
+        assert seen == [None, None, "Bearer late"]
+
+    def test_are_sent_at_once_where_they_are_known(self, tmp_path: Path) -> None:
+        """With a file there, no request goes without."""
+        write_keys(tmp_path / "keys.json", "there", expires="2999-01-01T00:00:00Z")
+        with (
+            guarded("there") as (address, seen),
+            Client({"http": address}, key_file=tmp_path / "keys.json", guessed=True) as client,
+        ):
+            assert client.ping() == "Healthy"
+        assert seen == ["Bearer there"]
 
 
 class TestDescriptions:

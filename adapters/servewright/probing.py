@@ -133,9 +133,7 @@ def _asker(spec: ModelSpec, backend: Backend, client: Any) -> _Ask:
             found: Arrays = asking.predict(name, inputs, transport=transport)
             return found
         parts = [
-            asking.predict(
-                name, {each: array[at : at + most] for each, array in inputs.items()}, transport=transport
-            )
+            asking.predict(name, {each: array[at : at + most] for each, array in inputs.items()}, transport=transport)
             for at in range(0, rows, most)
         ]
         import numpy as np  # rendering, which is not to wait for it, imports this module too

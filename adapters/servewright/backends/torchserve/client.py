@@ -32,15 +32,18 @@ class Client:
     """Talks to one server; safe to share between threads.
 
     ``endpoints`` are ``host:port`` by name: http, management, metrics, grpc, of which only those that are used need
-    be there. With a ``key_file``, every request carries a valid token.
+    be there. With a ``key_file``, every request carries a valid token. ``guessed``: the server may want no tokens and
+    have no such file, and then none is sent unless it asks.
     """
 
-    def __init__(self, endpoints: Mapping[str, str], *, key_file: Readable | None = None) -> None:
+    def __init__(
+        self, endpoints: Mapping[str, str], *, key_file: Readable | None = None, guessed: bool = False
+    ) -> None:
         self._endpoints = dict(endpoints)
         self._lock = threading.Lock()
         self._connections: dict[str, HttpConnection] = {}
         self._channels: dict[str, Channel] = {}
-        self._keys = KeyFile(key_file, self._renew) if key_file else None
+        self._keys = KeyFile(key_file, self._renew, guessed=guessed) if key_file else None
 
     def predict(
         self,
@@ -197,7 +200,7 @@ class Client:
 
     def authorization(self) -> dict[str, str]:
         """Return the headers that let a prediction in, valid now and for a while; none without a key file."""
-        return _bearer(self._keys.key("inference")) if self._keys else {}
+        return _bearer(self._keys.key("inference") if self._keys else None)
 
     def close(self) -> None:
         """Close every connection."""
@@ -246,7 +249,7 @@ class Client:
         return self._authorized("inference" if endpoint == "http" else "management", send)
 
     def _authorized(self, kind: Kind, send: Callable[[Mapping[str, str]], T]) -> T:
-        """Send with a token; once more where another client's renewal has made it invalid."""
+        """Send with a token; once more where it is refused: another client may have renewed it, or none was known."""
         if self._keys is None:
             return send({})
         key = self._keys.key(kind)
@@ -287,9 +290,9 @@ def _path(collection: str, model: str, version: str | None) -> str:
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def _bearer(key: str) -> dict[str, str]:
+def _bearer(key: str | None) -> dict[str, str]:
     # gRPC takes lower-case names only, HTTP takes any.
-    return {"authorization": f"Bearer {key}"}
+    return {} if key is None else {"authorization": f"Bearer {key}"}
 
 
 def _refusal(answer: Response, where: str) -> ServerAnswerError:

@@ -24,8 +24,9 @@ _NOT_CARRIED: Final = ("string", "complex64", "complex128")
 
 
 def queue(spec: ModelSpec) -> int:
-    """Return how many requests may wait for the model."""
-    return spec.batching.queue or DEFAULT_QUEUE
+    """Return how many requests may wait for the model: as the spec says, or the server's own setting."""
+    whole = str(options(spec).properties.get("job_queue_size", ""))
+    return spec.batching.queue or (int(whole) if whole.isdecimal() else 0) or DEFAULT_QUEUE
 
 
 def in_flight(spec: ModelSpec) -> int:

@@ -61,6 +61,12 @@ def variables(value: str) -> tuple[str, ...]:
     return tuple(_VARIABLE.findall(value))
 
 
+def whole_variable(value: str) -> str | None:
+    """Return the environment variable that ``value`` is, where it is ``$$NAME$$`` and nothing else."""
+    found = _VARIABLE.fullmatch(value)
+    return found[1] if found else None
+
+
 def _escape(character: str) -> str:
     if character in _ESCAPES:
         return _ESCAPES[character]

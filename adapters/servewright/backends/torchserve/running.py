@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servewright.backend import Identity, LaunchPlan, Program, Reading, Site
-from servewright.backends.torchserve import keys, texts
-from servewright.errors import ServerAnswerError
+from servewright.backends.torchserve import keys, settings, texts
+from servewright.errors import InputError, ServerAnswerError
 from servewright.fleet import Fleet
 from servewright.server import RunningServer
 from servewright.spec import ModelSpec, Signature
@@ -56,12 +56,14 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
     """Return how to start the server for ``fleet`` at ``site``."""
     from servewright.backends.torchserve import process
 
+    _check_reachable(fleet, site)
     specs = [document.spec for document in fleet.models]
     config = f"{site.config}/{texts.PROPERTIES}"
     environment = process.environment(run=site.run, config=config)
     if threads := shared_threads(fleet):
         environment["OMP_NUM_THREADS"] = str(threads)
-    environment |= fleet.agreed(f"{keys.NAME}.environment", lambda spec: keys.options(spec).environment)
+    own = fleet.agreed(f"{keys.NAME}.environment", _variables)
+    environment |= {name: str(value) for name, value in own.items()}
     startup_s = max((spec.limits.startup_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) / 1e6 for spec in specs)
     gpu = any(spec.device != "cpu" for spec in specs)
     release = specs[0].target.get(keys.NAME, keys.DEFAULT_TARGET)
@@ -74,12 +76,32 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
         site=site,
         environment=environment,
         folders=(process.TEMPORARY, process.LOGS),
-        memory=max((spec.limits.memory or 0 for spec in specs), default=0) or None,
-        cpus=max((spec.limits.cpus or 0 for spec in specs), default=0) or None,
+        memory=sum(spec.limits.memory or 0 for spec in specs) or None,
+        cpus=sum(spec.limits.cpus or 0 for spec in specs) or None,
         gpu=gpu,
         # The JVM's own start comes on top of the model's.
         ready_within_s=startup_s + 60,
     )
+
+
+def _variables(spec: ModelSpec) -> dict[str, str]:
+    given = keys.options(spec).environment
+    return settings.hidden(given, given)
+
+
+def _check_reachable(fleet: Fleet, site: Site) -> None:
+    """Refuse a config that has the server live elsewhere than where whoever starts it waits for it."""
+    from servewright.backends.torchserve import BACKEND
+
+    if site is BACKEND.home:
+        return  # nobody starts there: who asks wants the image's name, or makes an image
+    if names := texts.disputed(fleet, site):
+        if texts.whole_properties(fleet) is None:
+            where, remedy = "config_properties", "remove these keys there, or start it with --runtime process"
+        else:
+            where, remedy = f"files.{texts.PROPERTIES}", "keep what you need of it below torchserve.properties instead"
+        reason = f"{keys.NAME}.{where} does not leave {', '.join(names)} to whoever starts the server"
+        raise InputError(f"{reason}, who would not find it or its models; {remedy}")
 
 
 def program(runtime: str) -> Program:
@@ -98,7 +120,8 @@ def connect(server: RunningServer) -> Client:
     endpoints = dict(server.endpoints)
     if named := endpoints.pop("key_file", None):
         return Client(endpoints, key_file=Path(named))
-    return Client(endpoints, key_file=server.handle.file(KEY_FILE) if server.handle else None)
+    # Only a server that wants tokens writes the file, and it does so while it starts.
+    return Client(endpoints, key_file=server.handle.file(KEY_FILE) if server.handle else None, guessed=True)
 
 
 def ready(server: RunningServer, client: Client, fleet: Fleet) -> bool:
@@ -256,9 +279,8 @@ def _server_settings(server: RunningServer, fleet: Fleet) -> Iterator[Reading]:
             # The server prints the name of its enumeration's constant.
             yield Reading(setting=name, wanted=wanted, found=found.lower(), source=_PRINTED_AT_START)
         elif found is None:
-            yield Reading(
-                setting=name, wanted=wanted, found=None, source="no call tells it, and the server does not print it"
-            )
+            source = "no call tells it, and the server does not print it"
+            yield Reading(setting=name, wanted=settings.shown(name, wanted), found=None, source=source)
         else:
             yield Reading(setting=name, wanted=wanted, found=_as_written(found), source=_PRINTED_AT_START)
 

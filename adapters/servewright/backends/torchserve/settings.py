@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -23,6 +23,7 @@ from servewright.fields import Part
 from servewright.spec import ModelSpec
 
 NAME: Final = "torchserve"
+T = TypeVar("T")
 Kind = Literal["whole number", "number", "boolean", "text"]
 
 # Keys that something else in a spec or a fleet sets, and what.
@@ -148,6 +149,17 @@ class Options(Part):
 
 
 _NONE: Final = Options()
+_HIDDEN: Final = "***"
+_SECRETS: Final = ("keystore_pass",)
+
+
+class _Secret(str):
+    """A text that no message of ours quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return _HIDDEN
 
 
 def options(spec: ModelSpec) -> Options:
@@ -156,12 +168,26 @@ def options(spec: ModelSpec) -> Options:
     return Options.model_validate(given) if given else _NONE
 
 
+def shown(name: str, value: object) -> object:
+    """Return what a report may say of a key of ``config.properties``."""
+    return _HIDDEN if name in _SECRETS else value
+
+
+def hidden(values: Mapping[str, T], names: Collection[str] = _SECRETS) -> dict[str, T | str]:
+    """Return ``values``, of which no error quotes those that ``names`` has."""
+    return {
+        name: _Secret(value) if name in names and isinstance(value, str) else value for name, value in values.items()
+    }
+
+
 def explain(spec: ModelSpec) -> Iterator[Outcome]:
     """Yield what becomes of every key below ``torchserve:``, refusals included."""
     try:
         own = options(spec)
     except ValidationError as error:
         for path, reason, remedy in specfile.described(error, Options):
+            if path[0] == "environment" and len(path) > 1:
+                reason, remedy = "it is no text", "put the value in quotes"  # pydantic's words would quote it
             yield _refused(".".join(map(str, path)), "", reason, remedy)
         return
     for name, value in own.properties.items():
@@ -177,8 +203,8 @@ def explain(spec: ModelSpec) -> Iterator[Outcome]:
         yield _file(name, text)
 
 
-def _applied(key: str, value: object, setting: str) -> Outcome:
-    return Outcome(key=f"{NAME}.{key}", value=str(value), fate=Fate.APPLIED, setting=setting)
+def _applied(key: str, value: object, setting: str, note: str = "") -> Outcome:
+    return Outcome(key=f"{NAME}.{key}", value=str(value), fate=Fate.APPLIED, setting=setting, note=note)
 
 
 def _refused(key: str, value: object, note: str, remedy: str) -> Outcome:
@@ -187,6 +213,8 @@ def _refused(key: str, value: object, note: str, remedy: str) -> Outcome:
 
 def _property(name: str, value: object) -> Outcome:
     key = f"properties.{name}"
+    if name in _SECRETS:
+        return _secret(key, name, value)
     if name in _OWN_PROPERTIES:
         return _refused(key, value, f"{name} is set by {_OWN_PROPERTIES[name]}", f"use {_OWN_PROPERTIES[name]} instead")
     if name not in PROPERTIES:
@@ -201,6 +229,20 @@ def _property(name: str, value: object) -> Outcome:
         note = f"TorchServe would put its environment's {found[0]} into {value!r}"
         return _refused(key, value, note, "write the value itself")
     return _applied(key, value, f"{name} in config.properties")
+
+
+def _secret(key: str, name: str, value: object) -> Outcome:
+    """Return what becomes of a property that no report shows."""
+    setting = f"{name} in config.properties"
+    if not isinstance(value, str):
+        note = f"{name} takes a text; TorchServe would not say so"
+        return _refused(key, _HIDDEN, note, "put the value in quotes")
+    if variable := properties.whole_variable(value):
+        return _applied(key, _HIDDEN, setting, f"its environment's {variable}; it ends where there is no such variable")
+    if properties.variables(value):
+        note = "TorchServe would put a variable of its environment into the middle of it"
+        return _refused(key, _HIDDEN, note, "write $$NAME$$ alone, or the value itself")
+    return _applied(key, _HIDDEN, setting)
 
 
 def _yaml(name: str, value: object) -> Outcome:
@@ -225,12 +267,13 @@ def _environment(name: str, value: str) -> Outcome:
     key = f"environment.{name}"
     if name in _OWN_ENVIRONMENT:
         owner = _OWN_ENVIRONMENT[name]
-        return _refused(key, value, f"{name} is set by {owner}", "remove it" if "." not in owner else f"use {owner}")
+        remedy = "remove it" if "." not in owner else f"use {owner}"
+        return _refused(key, _HIDDEN, f"{name} is set by {owner}", remedy)
     if not _VARIABLE.fullmatch(name):
-        return _refused(key, value, f"{name!r} is no name of a variable", "use letters, digits and '_'")
+        return _refused(key, _HIDDEN, f"{name!r} is no name of a variable", "use letters, digits and '_'")
     if "\0" in value:
-        return _refused(key, repr(value), "a variable holds no NUL byte", "remove it")
-    return _applied(key, value, "environment of the server's processes")
+        return _refused(key, _HIDDEN, "a variable holds no NUL byte", "remove it")
+    return _applied(key, _HIDDEN, "environment of the server's processes")
 
 
 def _file(name: str, text: str) -> Outcome:

@@ -11,7 +11,7 @@ import yaml
 
 from servewright import __version__
 from servewright.backend import Site, View
-from servewright.backends.torchserve import keys, properties
+from servewright.backends.torchserve import keys, properties, settings
 from servewright.errors import InputError
 from servewright.fleet import Fleet
 from servewright.patches import patched
@@ -60,10 +60,9 @@ def parse(path: str, text: str) -> object:
 
 def views(fleet: Fleet, site: Site) -> dict[str, View]:
     """Return what each file shows: the server's own, and two for each model's archive."""
-    settings = server_settings(fleet, site)
-    files = {
-        PROPERTIES: View(template="config.properties.j2", values={"settings": list(settings.items())}, meaning=settings)
-    }
+    written = server_settings(fleet, site)
+    shown = {"settings": list(written.items())}
+    files = {PROPERTIES: View(template="config.properties.j2", values=shown, meaning=written)}
     for document in fleet.models:
         spec = document.spec
         config, manifest, own = model_config(spec), manifest_of(spec), keys.options(spec)
@@ -79,12 +78,17 @@ def views(fleet: Fleet, site: Site) -> dict[str, View]:
         for name, text in own.files.items():
             if name != PROPERTIES:
                 files[f"{spec.name}/{name}"] = _as_it_is(name, text)
-    whole = fleet.agreed(f"{keys.NAME}.files", _whole_properties)
-    return files | {name: _as_it_is(name, text) for name, text in whole.items()}
+    whole = whole_properties(fleet)
+    return files if whole is None else files | {PROPERTIES: _as_it_is(PROPERTIES, whole)}
 
 
-def _whole_properties(spec: ModelSpec) -> Mapping[str, str]:
-    return {name: text for name, text in keys.options(spec).files.items() if name == PROPERTIES}
+def whole_properties(fleet: Fleet) -> str | None:
+    """Return the text that takes the place of the whole ``config.properties``, where the specs have one."""
+    files = fleet.agreed(
+        f"{keys.NAME}.files",
+        lambda spec: {name: text for name, text in keys.options(spec).files.items() if name == PROPERTIES},
+    )
+    return files.get(PROPERTIES)
 
 
 def _as_it_is(name: str, text: str) -> View:
@@ -94,17 +98,8 @@ def _as_it_is(name: str, text: str) -> View:
 def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
     """Return the keys of ``config.properties`` and their values as text."""
     specs = [document.spec for document in fleet.models]
-    server, ports = fleet.server, site.ports
-    settings = {
-        "inference_address": f"http://{site.host}:{ports['http']}",
-        "management_address": f"http://{site.host}:{ports['management']}",
-        "metrics_address": f"http://{site.host}:{ports['metrics']}",
-        "grpc_inference_address": site.host,
-        "grpc_management_address": site.host,
-        "grpc_inference_port": str(ports["grpc"]),
-        "grpc_management_port": str(ports["grpc_management"]),
-        "model_store": site.models,
-        "load_models": ",".join(_loaded(spec, site) for spec in specs),
+    server = fleet.server
+    written = _place(fleet, site) | {
         "disable_token_authorization": _flag(not server.tokens),
         "enable_model_api": _flag(server.model_api),
         "allowed_urls": f"file://{re.escape(site.models)}/.*",
@@ -116,21 +111,55 @@ def server_settings(fleet: Fleet, site: Site) -> dict[str, str]:
         ("max_response_size", [spec.limits.response for spec in specs]),
     ):
         if any(sizes):  # a model that says nothing keeps the server's default
-            settings[setting] = str(max(size or keys.DEFAULT_MESSAGE_BYTES for size in sizes))
+            written[setting] = str(max(size or keys.DEFAULT_MESSAGE_BYTES for size in sizes))
     if any(spec.requirements for spec in specs):
-        settings["install_py_dep_per_model"] = "true"
+        written["install_py_dep_per_model"] = "true"
     if server.threads:
-        settings["number_of_netty_threads"] = str(server.threads)
-    fleet.agreed("target", lambda spec: {name: release for name, release in spec.target.items() if name == keys.NAME})
-    own = fleet.agreed(f"{keys.NAME}.properties", lambda spec: keys.options(spec).properties)
-    settings |= {name: _text(value) for name, value in own.items()}
-    for name, value in settings.items():
+        written["number_of_netty_threads"] = str(server.threads)
+    for name, value in written.items():
         if found := properties.variables(value):
             raise InputError(
                 f"{name}: TorchServe would put its environment's {found[0]} into {value!r}; rename the path"
             )
-    as_they_are = fleet.agreed(f"{keys.NAME}.config_properties", lambda spec: keys.options(spec).config_properties)
-    return {name: text for name, text in (settings | as_they_are).items() if text is not None}
+    fleet.agreed("target", lambda spec: {name: release for name, release in spec.target.items() if name == keys.NAME})
+    own = fleet.agreed(f"{keys.NAME}.properties", lambda spec: settings.hidden(keys.options(spec).properties))
+    written |= {name: _text(value) for name, value in own.items()}
+    as_they_are = fleet.agreed(
+        f"{keys.NAME}.config_properties", lambda spec: settings.hidden(keys.options(spec).config_properties)
+    )
+    kept = _place(fleet, site) if _is_a_runs(site) else {}
+    return {name: str(text) for name, text in (written | as_they_are | kept).items() if text is not None}
+
+
+def disputed(fleet: Fleet, site: Site) -> tuple[str, ...]:
+    """Return the keys of ``config.properties`` that have the server live elsewhere than at ``site``."""
+    whole = whole_properties(fleet)
+    said = server_settings(fleet, site) if whole is None else properties.parse(whole)
+    differing = [name for name, value in _place(fleet, site).items() if said.get(name) != value]
+    return tuple(name for name in differing if not (name == "load_models" and said.get(name) in ("all", "ALL")))
+
+
+def _place(fleet: Fleet, site: Site) -> dict[str, str]:
+    """Return where the server listens and what it loads, which is for whoever starts it to say."""
+    ports = site.ports
+    return {
+        "inference_address": f"http://{site.host}:{ports['http']}",
+        "management_address": f"http://{site.host}:{ports['management']}",
+        "metrics_address": f"http://{site.host}:{ports['metrics']}",
+        "grpc_inference_address": site.host,
+        "grpc_management_address": site.host,
+        "grpc_inference_port": str(ports["grpc"]),
+        "grpc_management_port": str(ports["grpc_management"]),
+        "model_store": site.models,
+        "load_models": ",".join(_loaded(document.spec, site) for document in fleet.models),
+    }
+
+
+def _is_a_runs(site: Site) -> bool:
+    """Tell whether ``site`` was made for a process of ours: a container lives at home, where files are rendered for."""
+    from servewright.backends.torchserve import BACKEND
+
+    return site.run != BACKEND.home.run
 
 
 def _loaded(spec: ModelSpec, site: Site) -> str:

@@ -62,22 +62,31 @@ class Tokens:
 class KeyFile:
     """The keys of one running server, valid whenever they are asked for; safe to share between threads.
 
-    ``renew`` asks the server for a new key of a kind, with the API key.
+    ``renew`` asks the server for a new key of a kind, with the API key. ``guessed``: there may be no file, as the
+    server may want no tokens; the file is then looked for once, and again when the server has refused a request.
     """
 
     def __init__(
-        self, path: Readable, renew: Callable[[Kind, str], None], *, now: Callable[[], float] = time.time
+        self,
+        path: Readable,
+        renew: Callable[[Kind, str], None],
+        *,
+        guessed: bool = False,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
         self._renew, self._now = renew, now
+        self._unsure, self._missing = guessed, False
         self._lock = threading.Lock()
         self._tokens: Tokens | None = None
         self._stamp = 0
         self._margin_s: dict[Kind, float] = {}
 
-    def key(self, kind: Kind) -> str:
-        """Return a key that is valid now and for a while; it is renewed first where it is not."""
+    def key(self, kind: Kind) -> str | None:
+        """Return a key that is valid now and for a while, renewed first where it is not; or none, of no file."""
         with self._lock:
+            if self._is_missing():
+                return None
             token = self._token(kind, self._current())
             if self._stale(kind, token):
                 token = self._token(kind, self._read())  # another client may have renewed it
@@ -86,8 +95,11 @@ class KeyFile:
                 token = self._token(kind, self._read())
             return token.key
 
-    def replace(self, kind: Kind, refused: str) -> bool:
-        """Look for another key than ``refused``, in the file and then from the server; tell whether there is one."""
+    def replace(self, kind: Kind, refused: str | None) -> bool:
+        """Look for another key than ``refused``, in the file and then from the server; tell whether there is one.
+
+        Without a key refused, it is the file that was missing: the server may write it only now.
+        """
         with self._lock:
             try:
                 if self._token(kind, self._read()).key == refused:
@@ -95,6 +107,18 @@ class KeyFile:
                 return self._token(kind, self._read()).key != refused
             except ProbeError:
                 return False
+
+    def _is_missing(self) -> bool:
+        # Looked for once only: inside a container, every look is a command.
+        if self._unsure and not self._missing:
+            try:
+                self.path.read_bytes()
+                self._unsure = False
+            except FileNotFoundError:
+                self._missing = True
+            except OSError:
+                self._unsure = False  # it is there, and reading it will say what is wrong
+        return self._missing
 
     def _current(self) -> Tokens:
         """Return the tokens that are known, unless another client has renewed one since, as far as that shows."""
@@ -112,6 +136,7 @@ class KeyFile:
         self._tokens = wait_until(
             lambda: Tokens.read(self.path), within_s=_SETTLES_WITHIN_S, every_s=0.05, what="the key file is readable"
         )
+        self._unsure = self._missing = False
         return self._tokens
 
     def _token(self, kind: Kind, tokens: Tokens) -> Token:
