@@ -226,6 +226,18 @@ class TestOfAFleet:
         assert (config / "model_config.pbtxt").read_text().count("config {") == 1
         assert "shop-x on" in last_stage((folder / "Dockerfile").read_text())["LABEL"]
 
+    def test_listens_where_images_do(self, backend: Backend, workshop: Workshop, cli: Cli, tmp_path: Path) -> None:
+        """Its health check asks there; which ports a fleet has outside is for who runs the image."""
+        workshop.write(workshop.values(backend), name="one.yaml")
+        fleet = workshop.folder / "fleet.yaml"
+        fleet.write_text("servewright: 1\nfleet: all\nserver: {ports: {http: 29999}}\nmodels: [one.yaml]\n")
+        code, said, error = cli("image", fleet, "-b", backend.name, "--dockerfile-only", "-o", tmp_path / "context")
+        assert code == 0, error
+        assert "server.ports are for who runs the image" in said
+        config = tmp_path / "context" / "artifact" / "config"
+        texts = "".join(path.read_text() for path in config.rglob("*") if path.is_file())
+        assert "29999" not in texts
+
     @pytest.mark.parametrize("more", [("--mount",), ("--requirements",), ()])
     def test_is_refused_whole(self, more: tuple[str, ...], shop: Path, cli: Cli, tmp_path: Path) -> None:
         """Models of several servers never end up in one image."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from servewright.errors import SpecError
-from servewright.spec import ModelSpec, ServerSettings
+from servewright.spec import ModelSpec, ServerPorts, ServerSettings
 from servewright.specfile import Document
 
 T = TypeVar("T")
@@ -41,6 +41,10 @@ class Fleet:
         """The SHA-256 over the meaning of every spec and of the server's settings."""
         parts = [document.digest for document in self.models] + [self.server.model_dump_json()]
         return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def without_ports(self) -> Fleet:
+        """Return the fleet without ports of its own, for a server that lives where others choose."""
+        return replace(self, server=self.server.model_copy(update={"ports": ServerPorts()}))
 
     def agreed(self, key: str, values: Callable[[ModelSpec], Mapping[str, T]]) -> dict[str, T]:
         """Return settings of the server that its specs bring along below ``key``; `SpecError` where two differ."""

@@ -471,6 +471,11 @@ def image(
     from servewright import engine, images
 
     where = engine.connect() if tag else None
+    notes: tuple[str, ...] = ()
+    if fleet is not None and fleet.without_ports() != fleet:
+        fleet = fleet.without_ports()
+        inside = ", ".join(f"{name} {port}" for name, port in backend.home.ports.items())
+        notes = (f"server.ports are for who runs the image: it listens on {inside}; publish them with -p",)
     with runs.running() as run:
         artifact = None
         if fleet is not None and not wishes.mounted:
@@ -483,8 +488,8 @@ def image(
         if where is None:
             assert folder is not None
             images.write(found, folder)
-            return {"folder": str(folder)}, found.notes
+            return {"folder": str(folder)}, (*notes, *found.notes)
         on_stage(f"build {tag}")
         assert tag is not None
         built = images.build(where, found, tag, on_line=on_stage)
-    return built.facts() | {"sbom": images.SBOM}, found.notes
+    return built.facts() | {"sbom": images.SBOM}, (*notes, *found.notes)

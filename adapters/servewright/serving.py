@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,8 +158,6 @@ def attached(name: str) -> Iterator[Served]:
 def _asked_for(spec: Path | str, backend: str | None) -> tuple[Fleet, Backend]:
     """Return what ``spec`` says but for its ports, of which two servers could not both have one."""
     from servewright import pipeline
-    from servewright.spec import ServerPorts
 
     fleet = pipeline.load(Path(spec))
-    ports = fleet.server.model_copy(update={"ports": ServerPorts()})
-    return replace(fleet, server=ports), pipeline.backend_for(fleet, backend)
+    return fleet.without_ports(), pipeline.backend_for(fleet, backend)
