@@ -58,7 +58,7 @@ def probe(
             yield Check(name, Status.FAIL, detail)
         else:
             yield Check(name, Status.PASS, f"{_shown(reading.found)} ({reading.source})")
-    transports = [each for each in TRANSPORTS if each in server.endpoints]
+    transports: list[Transport] = [each for each in TRANSPORTS if each in server.endpoints]
     for transport in TRANSPORTS:
         if transport not in transports:
             yield Check(f"answers over {transport}", Status.UNVERIFIABLE, f"no address was given: --{transport}")
@@ -95,7 +95,7 @@ def model_checks(
     """
     spec, ask = document.spec, _asker(document.spec, backend, client)
     yield _metadata(spec, backend, client)
-    why_not = {transport: backend.unable(spec, transport) for transport in transports}
+    why_not: dict[Transport, str] = {transport: backend.unable(spec, transport) for transport in transports}
     transports = [transport for transport, why in why_not.items() if not why]
     for transport, why in why_not.items():
         if why:
