@@ -119,6 +119,23 @@ def test_an_image_of_root_runs_as_nobody(models: Models, tmp_path: Path, box: Sa
     assert user.partition(":")[0] not in ("", "0", "root")
 
 
+def test_an_image_that_names_its_user(models: Models, tmp_path: Path, box: Sandbox, make_image: MakeImage) -> None:
+    """As TorchServe's official one does, which has no folder for runs either: the server can write to its own."""
+    image = make_image(
+        "torchserve",
+        "USER root\nRUN echo 'named:x:1234:1235::/home/model-server:/bin/sh' >>/etc/passwd"
+        " && rm -rf /home/model-server/run\nUSER named",
+    )
+    record = up(box, models.spec(tmp_path / "digits.yaml", "torchscript"), "torchserve", image)
+    assert record["ok"], record
+    assert relaxed(record) == []
+    assert box.engine is not None
+    container = Container(box.engine, record["container"], Path(record["log"]))
+    status = container.file(f"/proc/{server_pid(container)}/status").read_bytes().decode()
+    assert "Uid:\t1234\t" in status
+    assert "Gid:\t1235\t" in status
+
+
 def test_an_image_without_a_shell(models: Models, tmp_path: Path, box: Sandbox, make_image: MakeImage) -> None:
     """It is started without the watch, and the record says so; it still ends with `down`."""
     # No shell but under a name that is none of the image's own.

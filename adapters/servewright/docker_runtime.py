@@ -6,9 +6,11 @@ it with the owner's connection, and a few lines of shell, which started the serv
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
+import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -93,10 +95,12 @@ class DockerLauncher:
         self, plan: LaunchPlan, artifact: Artifact, run: Path, *, fixed: Mapping[str, int], detached: bool
     ) -> RunningServer:
         """Start ``plan`` with the rendered configuration in ``run/config``; its output goes to ``run/server.log``."""
-        limits = self._limits(plan)
+        limits, marks = self._limits(plan), labels(run, _deadline_s(detached=detached))
+        with _failing_start(plan):
+            user = limits.user or numbers_of(self.engine, self.image, marks)
         request = body(
-            plan, self.image, limits, mounts=_mounts(plan.site, artifact, run, limits), fixed=fixed,
-            labels=labels(run, _deadline_s(detached=detached)),
+            plan, self.image, limits, mounts=_mounts(plan.site, artifact, run, limits), fixed=fixed, labels=marks,
+            user=user,
         )  # fmt: skip
         with _failing_start(plan):
             created = self.engine.api.create_container_from_config(request, name=run.name)["Id"]
@@ -154,11 +158,13 @@ def body(
     mounts: Mapping[str, Path],
     fixed: Mapping[str, int],
     labels: Mapping[str, str],
+    user: str,
 ) -> dict[str, Any]:
     """Return the request that makes the container, in the words of the Engine's API.
 
-    ``mounts`` maps a folder inside to one of this machine, ``fixed`` a port's name to its number outside. The image's
-    entrypoint is stepped around: neither official one lets a signal through to its server.
+    ``user`` is whose its writable folders are, as a number and maybe a group's. ``mounts`` maps a folder inside to
+    one of this machine, ``fixed`` a port's name to its number outside. The image's entrypoint is stepped around:
+    neither official one lets a signal through to its server.
     """
     site = plan.site
     deadline = labels[DEADLINE]
@@ -171,7 +177,7 @@ def body(
             for target, source in mounts.items()
         ],
         # exec: the JVM and PyTorch unpack native libraries there.
-        "Tmpfs": dict.fromkeys(sorted(scratch), f"rw,exec,nosuid,nodev,mode=1777{_owned(limits.user or image.user)}"),
+        "Tmpfs": dict.fromkeys(sorted(scratch), f"rw,exec,nosuid,nodev,mode=1777{_owned(user)}"),
         "PortBindings": {
             f"{port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(fixed.get(name, ""))}]
             for name, port in site.ports.items()
@@ -193,6 +199,33 @@ def body(
         "StdinOnce": limits.watched,
         "HostConfig": host,
     } | ({"User": limits.user} if limits.user else {})  # fmt: skip
+
+
+def numbers_of(where: Engine, image: Image, labels: Mapping[str, str]) -> str:
+    """Return the user of ``image`` as a number, and its group's, also where the image names it.
+
+    Who that is stands in a file of the image, which a container that never starts gives away.
+    """
+    from docker.errors import NotFound
+
+    name, _, group = image.user.partition(":")
+    if not name or name.isdecimal():
+        return image.user
+    made = where.api.create_container_from_config({"Image": image.id, "Cmd": ["true"], "Labels": dict(labels)})["Id"]
+    try:
+        stream, _ = where.api.get_archive(made, "/etc/passwd")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+            file = archive.extractfile("passwd")
+            lines = file.read().decode(errors="replace").splitlines() if file is not None else []
+    except (NotFound, tarfile.TarError, KeyError):
+        return image.user
+    finally:
+        where.api.remove_container(made, v=True, force=True)
+    known = {fields[0]: fields for line in lines if len(fields := line.split(":")) >= 4}
+    if name not in known:
+        return image.user
+    _, _, uid, gid, *_ = known[name]
+    return f"{uid}:{group if group.isdecimal() else gid}"
 
 
 def _owned(user: str) -> str:
