@@ -11,6 +11,13 @@ from servewright.backend import Payload, Transport
 from servewright.load.workload import Endpoint, Pace, Workload
 
 Serve = Callable[..., "Toy"]
+SPEC = """servewright: 1
+name: NAME
+model: {path: NAME, format: saved_model, deployed: true}
+signature:
+  inputs: [{name: x, dtype: float32, shape: [null]}]
+  outputs: [{name: y, dtype: float32, shape: [null]}]
+"""
 PAYLOAD = Payload(target="/predict", body=b'{"x": 1}', headers={"Content-Type": "application/json"})
 
 

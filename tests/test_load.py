@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from load_toys import PAYLOAD, Serve, workload
 from servewright.errors import LoadError, ProbeError
 from servewright.load.arrivals import Arrivals
 from servewright.load.histogram import Histogram
@@ -25,9 +26,6 @@ from servewright.load.measurement import Measurement, Window, stable
 from servewright.load.running import StartMethod, measure
 from servewright.load.watching import client_bound
 from servewright.load.workload import Closed, Pace
-
-sys.path.insert(0, str(Path(__file__).parent))
-from load_toys import PAYLOAD, Serve, workload
 
 
 class TestHttp:

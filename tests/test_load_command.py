@@ -5,27 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from load_toys import SPEC, Serve
 from servewright import state
 from servewright.cli import run
 from servewright.load.measurement import Measurement
 from servewright.load.running import measure
 from servewright.load.workload import Workload
-
-sys.path.insert(0, str(Path(__file__).parent))
-from load_toys import Serve
-
-SPEC = """servewright: 1
-name: NAME
-model: {path: NAME, format: saved_model, deployed: true}
-signature:
-  inputs: [{name: x, dtype: float32, shape: [null]}]
-  outputs: [{name: y, dtype: float32, shape: [null]}]
-"""
 
 
 class TestCommand:

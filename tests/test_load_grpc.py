@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from concurrent import futures
-from pathlib import Path
 
 import pytest
 
+from load_toys import Serve, workload
 from servewright.backend import Payload
 from servewright.errors import ProbeError
 from servewright.load.arrivals import Arrivals
 from servewright.load.http2 import header_block, status_of
 from servewright.load.running import measure
 from servewright.load.workload import Closed
-
-sys.path.insert(0, str(Path(__file__).parent))
-from load_toys import Serve, workload
 
 
 class TestGrpc:

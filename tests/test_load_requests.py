@@ -8,17 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from load_toys import SPEC
 from servewright import pipeline, registry
 from servewright.errors import InputError, ServerAnswerError
 from servewright.load import requests
-
-SPEC = """servewright: 1
-name: NAME
-model: {path: NAME, format: saved_model, deployed: true}
-signature:
-  inputs: [{name: x, dtype: float32, shape: [null]}]
-  outputs: [{name: y, dtype: float32, shape: [null]}]
-"""
 
 
 class _Refusing:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from servewright.errors import InputError
 from servewright.load.saturation import Slo, find_max, parse_slo
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class TestPromises:

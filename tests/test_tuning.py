@@ -428,8 +428,27 @@ class TestGain:
         found = Found(measurements=[best, safe], best=best)
         won = gain.compared(self.rounds((100, 300), (100, 301)), CALLERS, goal()).model_copy(update={"measurement": 1})
         drawn = gain.compared(self.rounds((100, 130), (100, 80)), CALLERS, goal())
-        assert gain.confirmed(found, goal(), lambda _: drawn, proven=lambda each: won if each == safe else None) == won
-        assert found.best == safe
+
+        def proven(each: Measured) -> Comparison | None:
+            return won if each == safe else None
+
+        def dies(_: Measured) -> Comparison:
+            raise LaunchError("died")
+
+        for compare in (lambda _: drawn, lambda _: None, dies):
+            found.best = best
+            assert gain.confirmed(found, goal(), compare, proven=proven) == won
+            assert found.best == safe
+
+    def test_is_told_though_what_comes_next_was_not_compared(self) -> None:
+        """An interrupted study knows that its best failed, and nothing of the next."""
+        best, safe = self.two()
+        found = Found(measurements=[best, safe], best=best)
+        fails = gain.compared(self.rounds((100, 300), (100, 301)), CALLERS, goal()).model_copy(
+            update={"tuned_broke": 2}
+        )
+        assert gain.confirmed(found, goal(), lambda each: fails if each == best else None) == fails
+        assert found.best == best
 
     def test_of_a_rate_that_was_asked_is_none(self) -> None:
         """Who keeps the promises answers what comes: arrivals differ by luck, and always by the same."""

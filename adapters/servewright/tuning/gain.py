@@ -66,8 +66,8 @@ def confirmed(
 
     One measurement may keep by luck what the next ones break, and a server may die beside another. ``proven`` tells of
     a measurement what was compared before: where nothing that is compared now beats the default, one that did becomes
-    the best. Where everything fails, the best stays what it was, with its own comparison; where no server lived to be
-    compared, its error is raised.
+    the best. Where everything fails, the best stays what it was, with its own comparison; where nothing is known and no
+    server lived to be compared, its error is raised. ``compare`` returns nothing where there is nothing to compare by.
     """
     first, tried, died = found.best, list[tuple[Measured, Comparison]](), list[ServewrightError]()
     best = first
@@ -78,18 +78,20 @@ def confirmed(
             died.append(error)
         else:
             if comparison is None:
-                return None
+                break
             tried.append((best, comparison))
             if not comparison.tuned_fails:
                 break
         best = runner_up(found, best, goal)
-    if not tried and died:
-        raise died[0]
-    if not tried:
+    settled = next((each for each in tried if not each[1].tuned_fails), tried[0] if tried else None)
+    if settled is None or not settled[1].beats:
+        before = [(each, known) for each in kept(found, goal) if (known := proven(each)) is not None]
+        settled = next((each for each in before if each[1].beats), settled)
+    if settled is None:
+        if died:
+            raise died[0]
         return None
-    last = tried[-1] if not tried[-1][1].tuned_fails else tried[0]
-    before = [] if last[1].beats else [(each, proven(each)) for each in kept(found, goal)]
-    found.best, comparison = next(((each, known) for each, known in before if known is not None and known.beats), last)
+    found.best, comparison = settled
     return comparison
 
 

@@ -250,12 +250,7 @@ class _Tuner:
         found.measurements[:] = recalled.known
         kept = gain.kept(found, self.goal)
         found.best = kept[0] if kept else None
-        if found.best is None:
-            return None
-        comparison = self._known_rounds(found.best)
-        if comparison is not None and not comparison.beats:
-            comparison = gain.confirmed(found, self.goal, self._known_rounds, proven=self._known_rounds)
-        return comparison
+        return gain.confirmed(found, self.goal, self._known_rounds, proven=self._known_rounds)
 
     def _identified(self, said: Identity) -> None:
         """Keep what the server says that it is, from the first one that runs; `InputError` for another one since."""
