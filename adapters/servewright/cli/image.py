@@ -28,7 +28,8 @@ _NAME: Final = re.compile(rf"{_HOST}{_WORD}(?:/{_WORD})*(?::[A-Za-z0-9_][A-Za-z0
     "image",
     epilog="Examples: servewright image digits.yaml -b torchserve -t digits:3; "
     "servewright image -b torchserve -t torchserve:0.12 --base python:3.11-slim@sha256:...; "
-    "servewright image digits.yaml -b tfserving --dockerfile-only -o context/",
+    "servewright image digits.yaml -b tfserving --dockerfile-only -o context/; "
+    "servewright image fleet.yaml -b tfserving --env prod --shard east -t east:3",
 )
 @click.argument("spec", type=PATH, required=False)
 @backend_option

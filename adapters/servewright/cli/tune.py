@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "tune",
     epilog="Examples: servewright tune digits.yaml -b torchserve --slo p99=50ms,errors=0.1%; "
     "servewright tune digits.yaml -b tfserving --max-throughput --slo p99=20ms -o study; "
-    "servewright tune digits.yaml -b tfserving -o study --resume",
+    "servewright tune digits.yaml -b tfserving -o study --resume --budget 20",
 )
 @spec_argument
 @backend_option
@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, help="Of what is left to chance.")
 @click.option("--transport", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--data", type=PATH, help="What to send: an .npz of the signature's inputs.")
-@click.option("--resume", is_flag=True, help="Go on with the study in -o, with the goal that it began with.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the study in -o and its goal; more --budget and --rounds are welcome."
+)
 @click.option("-o", "--output", type=PATH, help="The study's folder (default: NAME-BACKEND-study).")
 @require_real_option
 @trust_option

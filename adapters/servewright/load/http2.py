@@ -31,6 +31,7 @@ _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _CANCEL = 8
 _SWEEP_S = 0.1
+_NEAR = 64  # bytes of a frame in which an answer that is an error says so
 _NO_SOONER_S = 1.0
 _CHANNELS = 2  # one connection is one thread of the server's transport
 
@@ -134,9 +135,6 @@ def _huffman(digits: str) -> bytes:
 
 
 _CODED = {_huffman(str(code)): str(code).encode() for code in range(len(CODES))}
-
-
-_NEAR = 64  # bytes of a frame in which an answer that is an error says so
 
 
 class Sender:
