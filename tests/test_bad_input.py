@@ -300,6 +300,11 @@ CASES: dict[str, tuple[Any, Change, tuple[str, ...]]] = {
         {"target": {"tfserving": "1.15"}},
         ("release 1.15 is not known; choose 2.11 to",),
     ),
+    "a release whose tokens are a plugin": (
+        TORCHSERVE,
+        {"target": {"torchserve": "0.11.0"}},
+        ("target.torchserve", "this release asks nobody for a token; choose 0.11.1"),
+    ),
     "a release as a number": (
         TFSERVING,
         {"target": {"tfserving": 2.17}},

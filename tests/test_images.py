@@ -169,9 +169,18 @@ class TestDockerfileOnly:
     def test_spares_a_folder_that_is_in_use(self, backend: Backend, cli: Cli, tmp_path: Path) -> None:
         """Files of the user's own are not mixed with ours."""
         (tmp_path / "mine.txt").write_text("mine")
-        code, _, error = cli("image", "-b", backend.name, "--dockerfile-only", "-o", tmp_path)
-        assert (code, [path.name for path in tmp_path.iterdir()]) == (2, ["mine.txt"])
-        assert "not empty" in error
+        for taken in (tmp_path, tmp_path / "mine.txt"):
+            code, _, error = cli("image", "-b", backend.name, "--dockerfile-only", "-o", taken)
+            assert (code, [path.name for path in tmp_path.iterdir()]) == (2, ["mine.txt"])
+            assert f"{taken} is there and not an empty folder" in error
+
+    def test_is_whole_or_not_at_all(self, backend: Backend, cli: Cli, tmp_path: Path) -> None:
+        """What cannot be written leaves nothing behind."""
+        (tmp_path / "file").touch()
+        for taken in (tmp_path / "a" / ("x" * 300), tmp_path / "file" / "context"):
+            code, _, error = cli("image", "-b", backend.name, "--dockerfile-only", "-o", taken)
+            assert (code != 0, f"cannot write {taken}" in error) == (True, True), error
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
     def test_can_be_built_by_anybody(self, backend: Backend, cli: Cli, tmp_path: Path) -> None:
         """Whatever the user's umask: the image copies the modes, and is run by another user."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import servewright
-from servewright import engine
+from servewright import engine, staging
 from servewright.archive_check import refuse_unsafe
 from servewright.assets import asset_dir
 from servewright.backend import Artifact, Backend, Recipe
@@ -188,19 +188,20 @@ def _one_word(text: str, what: str) -> str:
 
 
 def write(found: Context, folder: Path) -> None:
-    """Write the context to ``folder``, for those who build elsewhere."""
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _make_folder(folder)
-    for path, source in [("Dockerfile", found.dockerfile.encode()), *_files(found)]:
-        target = folder / path
-        _make_folder(target.parent)
-        if isinstance(source, bytes):
-            target.write_bytes(source)
-        else:
-            shutil.copyfile(source, target)
-        target.chmod(0o644)
+    """Write the context to ``folder``, for those who build elsewhere; whole, or not at all."""
+    with staging.writing(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is there and not an empty folder; choose another one")
+    with staging.staged_directory(folder) as part, staging.writing(folder):
+        part.chmod(0o755)
+        for path, source in [("Dockerfile", found.dockerfile.encode()), *_files(found)]:
+            target = part / path
+            _make_folder(target.parent)
+            if isinstance(source, bytes):
+                target.write_bytes(source)
+            else:
+                shutil.copyfile(source, target)
+            target.chmod(0o644)
 
 
 def _make_folder(folder: Path) -> None:

@@ -37,6 +37,11 @@ def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturate
     return ""
 
 
+def cores() -> int:
+    """Return how many processors this program may use."""
+    return len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+
+
 def server_of(pid: int | None) -> Saturated:
     """Return the `Saturated` of a server's process tree on this machine; one that is elsewhere never counts as such."""
     if pid is None:
@@ -51,12 +56,12 @@ def server_of(pid: int | None) -> Saturated:
             return 0.0
         return sum(each.user + each.system for each in times)
 
-    cores = len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+    most = MOST_CPU * (cores() - 1)
 
     def begin() -> Callable[[], bool]:
         before, begun = used(), monotonic()
         # The clients live on the same cores: what they use is not the server's to use.
-        return lambda: used() - before > MOST_CPU * (cores - 1) * (monotonic() - begun)
+        return lambda: used() - before > most * (monotonic() - begun)
 
     return begin
 

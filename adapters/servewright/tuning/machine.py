@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from servewright import __version__
+from servewright.load.watching import cores
 from servewright.tuning.study import Machine
 
 
@@ -16,9 +16,8 @@ def machine() -> Machine:
     """Describe this machine."""
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
-        cpu=_processor(), cores=cores, memory=int(psutil.virtual_memory().total),
+        cpu=_processor(), cores=cores(), memory=int(psutil.virtual_memory().total),
         system=f"{platform.system()} {platform.release()} {platform.machine()}", python=platform.python_version(),
     )  # fmt: skip
 

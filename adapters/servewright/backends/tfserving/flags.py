@@ -19,7 +19,12 @@ _KINDS: Final[Mapping[Kind, tuple[type, ...]]] = MappingProxyType(
 )
 _LARGEST: Final = 2**31 - 1
 _PAIRS: Final = re.compile(r"[^=,]+=[^=,]*(,[^=,]+=[^=,]*)*")
-TARGETS: Final = ("2.11", "2.12", "2.13", "2.14", "2.15", "2.16", "2.17", "2.18", "2.19", "2.20")
+# The last release of each series: images are tagged by whole releases, there is no tensorflow/serving:2.17.
+LAST: Final = {
+    "2.11": "2.11.1", "2.12": "2.12.2", "2.13": "2.13.1", "2.14": "2.14.1", "2.15": "2.15.1", "2.16": "2.16.1",
+    "2.17": "2.17.1", "2.18": "2.18.0", "2.19": "2.19.1", "2.20": "2.20.0",
+}  # fmt: skip
+TARGETS: Final = tuple(LAST)
 DEFAULT_TARGET: Final = "2.17"
 
 

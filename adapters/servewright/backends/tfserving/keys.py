@@ -12,7 +12,7 @@ from servewright.backends.tfserving.settings import NAME, options
 from servewright.spec import Batching, Latest, ModelSpec, ServerSettings, Specific, VersionPolicy
 from servewright.specfile import Document
 
-__all__ = ["NAME", "enqueued_batches", "explain", "in_flight", "options", "server_threads", "target"]
+__all__ = ["NAME", "enqueued_batches", "explain", "in_flight", "options", "release", "server_threads", "target"]
 
 # The scheduler's own default, per queue (BatchingParameters in session_bundle_config.proto).
 DEFAULT_ENQUEUED_BATCHES: Final = 10
@@ -22,8 +22,13 @@ _NOT_OVER_REST: Final = frozenset({"float16", "bfloat16", "uint16", "complex64",
 
 
 def target(spec: ModelSpec) -> str:
-    """Return the release that the spec is for."""
+    """Return the release that the spec is for, or the series."""
     return spec.target.get(NAME, flags.DEFAULT_TARGET)
+
+
+def release(spec: ModelSpec) -> str:
+    """Return the release that the spec is for, in full; of a series, the last one."""
+    return flags.LAST.get(target(spec), target(spec))
 
 
 def enqueued_batches(batching: Batching) -> int:
@@ -94,14 +99,12 @@ def _model(spec: ModelSpec) -> Iterator[Outcome]:
     yield _source(spec)
     note = "the model's own; servewright checks that they are the same"
     yield outcome(spec, "signature", Fate.NOT_APPLICABLE, note=note, value=spec.signature.name)
-    release = target(spec)
-    if ".".join(release.split(".")[:2]) not in flags.TARGETS:
-        remedy = f"choose {flags.TARGETS[0]} to {flags.TARGETS[-1]}"
-        yield outcome(
-            spec, f"target.{NAME}", Fate.REFUSED, note=f"release {release} is not known", value=release, remedy=remedy
-        )
+    asked = target(spec)
+    if ".".join(asked.split(".")[:2]) not in flags.TARGETS:
+        note, remedy = f"release {asked} is not known", f"choose {flags.TARGETS[0]} to {flags.TARGETS[-1]}"
+        yield outcome(spec, f"target.{NAME}", Fate.REFUSED, note=note, value=asked, remedy=remedy)
     elif NAME in spec.target:
-        yield outcome(spec, f"target.{NAME}", Fate.APPLIED, "the image, and which flags there are", value=release)
+        yield outcome(spec, f"target.{NAME}", Fate.APPLIED, "the image, and which flags there are", value=asked)
 
 
 def _number_hint(version: str) -> str:

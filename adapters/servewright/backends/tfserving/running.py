@@ -69,7 +69,7 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
         words.append("--max_num_load_retries=0")
     return LaunchPlan(
         backend=keys.NAME,
-        image=f"tensorflow/serving:{keys.target(specs[0])}" + ("-gpu" if gpu else ""),
+        image=f"tensorflow/serving:{keys.release(specs[0])}" + ("-gpu" if gpu else ""),
         argv=(BINARY, *words),
         site=site,
         memory=sum(spec.limits.memory or 0 for spec in specs) or None,

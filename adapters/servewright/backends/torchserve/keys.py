@@ -12,9 +12,12 @@ from servewright.backends.torchserve.settings import NAME, options
 from servewright.spec import HANDLERS, ImageOptions, Latest, ModelSpec, ServerSettings
 from servewright.specfile import Document
 
-__all__ = ["NAME", "TARGETS", "explain", "in_flight", "options", "queue"]
+__all__ = ["NAME", "TARGETS", "explain", "in_flight", "options", "queue", "release"]
 
-TARGETS: Final = ("0.11", "0.12")
+# The last of each series, by which its image is named. Before 0.11.1 tokens are a plugin that images do not have.
+_LAST: Final = {"0.11": "0.11.1", "0.12": "0.12.0"}
+_WITHOUT_TOKENS: Final = "0.11.0"
+TARGETS: Final = tuple(_LAST)
 DEFAULT_TARGET: Final = "0.12"
 DEFAULT_QUEUE: Final = 100
 DEFAULT_TIMEOUT_S: Final = 120
@@ -32,6 +35,12 @@ def queue(spec: ModelSpec) -> int:
 def in_flight(spec: ModelSpec) -> int:
     """Return how many requests the queue and the workers hold at once."""
     return queue(spec) + spec.workers * spec.batching.max_size
+
+
+def release(spec: ModelSpec) -> str:
+    """Return the release that a spec is for, in full; of a series, the last one."""
+    asked = spec.target.get(NAME, DEFAULT_TARGET)
+    return _LAST.get(asked, asked)
 
 
 def explain(document: Document, server: ServerSettings) -> Iterator[Outcome]:
@@ -72,12 +81,16 @@ def _model(spec: ModelSpec) -> Iterator[Outcome]:
     yield outcome(spec, "signature", Fate.APPLIED, "servewright.signature", value=spec.signature.name)
     if spec.handler.use in HANDLERS and not (source and source.deployed):
         yield from _tensors(spec)
-    release = spec.target.get(NAME, DEFAULT_TARGET)
-    if ".".join(release.split(".")[:2]) not in TARGETS:
-        note, remedy = f"release {release} is not known", f"choose {TARGETS[0]} or {TARGETS[-1]}"
-        yield outcome(spec, f"target.{NAME}", Fate.REFUSED, note=note, value=release, remedy=remedy)
-    elif NAME in spec.target:
-        yield outcome(spec, f"target.{NAME}", Fate.APPLIED, "the image", value=release)
+    if asked := spec.target.get(NAME):
+        note = remedy = ""
+        if ".".join(asked.split(".")[:2]) not in TARGETS:
+            note, remedy = f"release {asked} is not known", f"choose {TARGETS[0]} or {TARGETS[-1]}"
+        elif asked == _WITHOUT_TOKENS:
+            note, remedy = "this release asks nobody for a token", f"choose {_LAST['0.11']}, which does"
+        if note:
+            yield outcome(spec, f"target.{NAME}", Fate.REFUSED, note=note, value=asked, remedy=remedy)
+        else:
+            yield outcome(spec, f"target.{NAME}", Fate.APPLIED, "the image", value=asked)
 
 
 def _tensors(spec: ModelSpec) -> Iterator[Outcome]:

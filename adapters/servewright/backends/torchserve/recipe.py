@@ -79,8 +79,8 @@ def _requirements(fleet: Fleet, *, official: str) -> tuple[str, ...]:
 
 
 def _of_another_release(document: Document, official: str) -> Problem | None:
-    release = document.spec.target.get(keys.NAME, keys.DEFAULT_TARGET)
-    if f"{RELEASE}.".startswith(f"{release}."):
+    release = keys.release(document.spec)
+    if release == RELEASE:
         return None
     return document.problem(
         f"target.{keys.NAME}",

@@ -66,11 +66,9 @@ def plan(fleet: Fleet, site: Site) -> LaunchPlan:
     environment |= {name: str(value) for name, value in own.items()}
     startup_s = max((spec.limits.startup_timeout or keys.DEFAULT_TIMEOUT_S * 1_000_000) / 1e6 for spec in specs)
     gpu = any(spec.device != "cpu" for spec in specs)
-    release = specs[0].target.get(keys.NAME, keys.DEFAULT_TARGET)
-    full = release if release.count(".") > 1 else f"{release}.0"
     return LaunchPlan(
         backend=keys.NAME,
-        image=f"pytorch/torchserve:{full}-{'gpu' if gpu else 'cpu'}",
+        image=f"pytorch/torchserve:{keys.release(specs[0])}-{'gpu' if gpu else 'cpu'}",
         # Models and tokens are in the config: a flag would beat it, and the two could differ.
         argv=process.arguments(config=config, store=site.models, models={}, tokens=True),
         site=site,
