@@ -267,11 +267,17 @@ class OnceSimulated:
     def __init__(self, model: Any) -> None:
         self.model, self.values, self.error = model, model.values, model.error
         self.said: Any = None
+        self.changes: Any = None
 
     def simulated(self, asked: Any) -> Any:
         if self.said is None:
             self.said = self.model.simulated(asked)
         return self.said
+
+    def sensitivity(self, asked: Any) -> Any:
+        if self.changes is None:
+            self.changes = self.model.sensitivity(asked)
+        return self.changes
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from servewright.backends.tfserving.simulation import SCHEDULER
-from servewright.calibrating import PERCENTILES, Cell, fit
+from servewright.calibrating import NUMBERS, PERCENTILES, Cell, fit
 from servewright.load.arrivals import Arrivals
 from servewright.load.workload import Closed, Pace
 from servewright.simulating import Predicted, Service, simulate_closed, simulate_open
@@ -74,3 +74,14 @@ def test_is_the_same_for_the_same_seed() -> None:
     first, second = (fit(SCHEDULER, ALONE_S, known, rounds=1) for _ in range(2))
     assert first.values.tolist() == second.values.tolist()
     assert first.error == pytest.approx(second.error)
+
+
+def test_tells_which_settings_depend_on_a_number() -> None:
+    """How much two busy workers slow each other matters to settings that have two."""
+    known = [cell(setting(4, 0, 1), Closed(concurrency=8)), cell(setting(16, 0, 2), Closed(concurrency=64))]
+    model = fit(SCHEDULER, ALONE_S, known, rounds=2)
+    asked = [(setting(16, 0, threads), Closed(concurrency=64)) for threads in (1, 2)]
+    changes = model.sensitivity(asked)
+    assert changes.shape == (len(NUMBERS), 2, 1 + len(PERCENTILES))
+    one, two = np.abs(changes[NUMBERS.index("crowding"), :, 0])
+    assert two > 0.05 > 5 * one

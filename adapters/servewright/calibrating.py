@@ -52,7 +52,8 @@ _ROWS: Final = 500  # settings that are simulated together: more do not fit into
 _SCORED_S, _PREDICTED_S = 1.2, 5.0
 _MOST_ARRIVALS: Final = 8000  # a tail is known from so many, and a step for each is what costs time
 _LEAST_ARRIVALS: Final = 50
-_SCORED_BATCHES, _PREDICTED_BATCHES = 200, 500
+_CHANGED_S: Final = 0.4  # before and after come the same arrivals, so that less shows a difference
+_SCORED_BATCHES, _PREDICTED_BATCHES, _CHANGED_BATCHES = 200, 500, 100
 
 Setting: TypeAlias = Mapping[str, Any]
 
@@ -81,6 +82,21 @@ class Model:
         """Return the simulation's bare word, a row for each of ``asked``: the rate, and latencies by `PERCENTILES`."""
         values = np.tile(self.values, (len(asked), 1))
         return _shown(_simulated(self, asked, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES))
+
+    def sensitivity(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
+        """Return by how much the logarithms of `simulated` change with each of the model's numbers: a block for each.
+
+        A number is changed by as much as servers differ in it.
+        """
+        steps = np.where(self.values + _DIFFERS <= _GREATEST, _DIFFERS, -_DIFFERS)
+        values = np.vstack([self.values, np.clip(self.values + np.diag(steps), _LEAST, _GREATEST)])
+        shown = [
+            _shown(_simulated(self, asked, each, seconds=_CHANGED_S, batches=_CHANGED_BATCHES))
+            for each in np.repeat(values[:, None], len(asked), axis=1)
+        ]
+        logs = np.log(np.maximum(shown, 1e-9))
+        found: Floats = np.clip(logs[1:] - logs[0], -_MOST_OFF, _MOST_OFF)
+        return found
 
 
 def fit(

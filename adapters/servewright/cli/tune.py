@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", is_flag=True, help="Go on with the study in -o and its goal; more --budget and --rounds are welcome."
 )
+@click.option("--force", is_flag=True, help="Replace a tuned spec that another study wrote.")
 @click.option("-o", "--output", type=PATH, help="The study's folder (default: NAME-BACKEND-study).")
 @require_real_option
 @trust_option

@@ -49,11 +49,12 @@ def run(spec: Path, **options: Any) -> None:
     folder = options["output"] or Path(f"{fleet.name}-{backend.name}-study")
     found = tuner.tune(
         subject, ask, folder, backends=registry.names(), resume=options["resume"], given=_given(),
+        force=options["force"],
         on_stage=printing.stage, on_measured=progress,
     )  # fmt: skip
     write_texts({"report.html": page.html(found)}, folder)
     written = found.winner is not None and found.state != "interrupted"
-    wrote = beside / tuner.tuned_name(subject) if written else None
+    wrote = tuner.tuned_path(subject) if written else None
     if options["as_json"]:
         printing.as_json({"ok": found.state not in ("nothing", "interrupted"), "study": str(folder / study.FILE)}
                          | found.model_dump(mode="json"))  # fmt: skip

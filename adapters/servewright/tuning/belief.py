@@ -1,8 +1,10 @@
 """What is believed of settings that were not measured: the simulation's word, corrected by what was measured near them.
 
 The correction is a Gaussian process over the logarithm of measured by simulated. What the simulation gets wrong it gets
-wrong for all settings, for those that have one knob's value in common, and for neighbours, one step of a knob apart. It
-says how sure it is, too: a search needs both.
+wrong for all settings, for all under one load, for those that have one knob's value in common, and for neighbours, one
+step of a knob apart. And the numbers of the model may be wrong, for few measurements do not tell them: one setting that
+is off by what a number would do tells of all others in which that number matters. It says how sure it is, too: a search
+needs both.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ _LATENCY: Final = (0.05, 0.2, 0.15)
 _KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
 _REACH: Final = 1.3
 _OF_ONE_KNOB, _KNOB_REACH = 0.5, 0.7  # beside the deviation of neighbours; in steps of the knob
+_OF_ONE_LOAD: Final = 1.5  # beside that deviation, too
+_OF_NUMBERS: Final = 0.5  # of what servers differ in a number of the model: so far it may be wrong
 _LOADS: Final = 2  # columns of a place that tell of the load
 _MOST_OFF: Final = 1.5
 _STALL: Final = 0.3
@@ -108,24 +112,27 @@ class Belief:
     """Every point, a setting under a load: what the simulation says, and where it lies.
 
     ``simulated`` has a row per point: the rate, then latencies in milliseconds by `calibrating.PERCENTILES`.
+    ``sensitivity`` has a block like that for each number of the model: by how much the logarithms change with it.
     ``kept_up`` tells of which points the rate is known before, ``closed`` those of closed loops.
     """
 
     place: Floats
     simulated: Floats
+    sensitivity: Floats
     kept_up: NDArray[np.bool_]
     closed: NDArray[np.bool_]
 
     @classmethod
     def of(cls, model: Model, points: Sequence[tuple[Settings, Load]]) -> Belief:
         """Return what ``model`` says of ``points``."""
-        simulated = model.simulated([(settings, load.pace) for settings, load in points])
+        asked_for = [(settings, load.pace) for settings, load in points]
+        simulated = model.simulated(asked_for)
         asked = np.array([load.rate or 0.0 for _, load in points])
         least = np.array([least_of(load.rate) if load.rate else 0.0 for _, load in points])
         return cls(
             place=places([settings for settings, _ in points], [load for _, load in points]),
             simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > least),
-            closed=asked == 0,
+            closed=asked == 0, sensitivity=model.sensitivity(asked_for),
         )  # fmt: skip
 
     def corrected(self, measured: Sequence[int], shown: Floats) -> list[Guess]:
@@ -137,11 +144,13 @@ class Belief:
         # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
         simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
         seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]
+        sensitivity = _OF_NUMBERS * self.sensitivity
+        sensitivity[:, :, 1:] += np.where(self.closed, sensitivity[:, :, 0], 0.0)[:, :, None]
         for column in range(simulated.shape[1]):
             prior = simulated[:, column]
             scales = _RATE if column == 0 else _LATENCY
             off = np.clip(seen[:, column] - prior[at], -_MOST_OFF, _MOST_OFF) if len(at) else np.zeros(0)
-            mean, deviation = self._carried(at, off, scales)
+            mean, deviation = self._carried(at, off, scales, sensitivity[:, :, column].T)
             if column == 0:
                 mean = np.where(self.kept_up, np.clip(mean, -0.02, 0.0), mean)
                 deviation = np.where(self.kept_up, _KEPT_UP[0], deviation)
@@ -152,22 +161,30 @@ class Belief:
         return guesses
 
     def _carried(
-        self, at: np.ndarray[tuple[int], np.dtype[np.int64]], off: Floats, scales: Sequence[float]
+        self, at: np.ndarray[tuple[int], np.dtype[np.int64]], off: Floats, scales: Sequence[float], numbers: Floats
     ) -> tuple[Floats, Floats]:
+        """Return mean and deviation of the error of every point, where those ``at`` are ``off``.
+
+        ``numbers`` has a column per number of the model: what its being wrong would do to each point.
+        """
         everywhere, near, noise = scales
         if not len(at):
-            whole = math.sqrt(self._prior(everywhere, near))
-            return np.zeros(len(self.place)), np.full(len(self.place), math.hypot(whole, noise))
+            whole = self._prior(everywhere, near) + (numbers**2).sum(axis=1)
+            return np.zeros(len(self.place)), np.sqrt(whole + noise**2)
         there = self.place[at]
-        everywhere, near, noise = self._doubted(there, off, scales)
-        among = self._alike(there, there, everywhere, near) + noise**2 * np.eye(len(at))
-        across = self._alike(self.place, there, everywhere, near)
+        in_common = numbers @ numbers[at].T
+        everywhere, near, noise = self._doubted(there, off, scales, in_common[at])
+        among = self._alike(there, there, everywhere, near) + in_common[at] + noise**2 * np.eye(len(at))
+        across = self._alike(self.place, there, everywhere, near) + in_common
         weights = np.linalg.solve(among, np.column_stack([off, across.T]))
         mean = across @ weights[:, 0]
-        variance = self._prior(everywhere, near) - (across * weights[:, 1:].T).sum(axis=1)
+        before = self._prior(everywhere, near) + (numbers**2).sum(axis=1)
+        variance = before - (across * weights[:, 1:].T).sum(axis=1)
         return mean, np.sqrt(np.maximum(variance, 0.0) + noise**2)
 
-    def _doubted(self, there: Floats, off: Floats, scales: Sequence[float]) -> tuple[float, float, float]:
+    def _doubted(
+        self, there: Floats, off: Floats, scales: Sequence[float], in_common: Floats
+    ) -> tuple[float, float, float]:  # fmt: skip
         """Return the scales that make the errors which were seen most likely.
 
         The simulation may be worse than usual, and so may be the machine, on which one measurement then tells less.
@@ -175,7 +192,7 @@ class Belief:
         everywhere, near, noise = scales
 
         def likely(scales: tuple[float, float, float]) -> float:
-            among = self._alike(there, there, scales[0], scales[1]) + scales[2] ** 2 * np.eye(len(off))
+            among = self._alike(there, there, scales[0], scales[1]) + in_common + scales[2] ** 2 * np.eye(len(off))
             return float(-0.5 * off @ np.linalg.solve(among, off) - 0.5 * np.linalg.slogdet(among)[1])
 
         noises = _NOISES if len(off) >= _TELL_NOISE else _NOISES[:1]
@@ -186,7 +203,7 @@ class Belief:
     def _prior(self, everywhere: float, near: float) -> float:
         """Return the variance of a point of which nothing is known."""
         knobs: int = self.place.shape[1] - _LOADS
-        return everywhere**2 + near**2 * (1 + knobs * _OF_ONE_KNOB**2)
+        return everywhere**2 + near**2 * (1 + knobs * _OF_ONE_KNOB**2 + _OF_ONE_LOAD**2)
 
     @staticmethod
     def _alike(here: Floats, there: Floats, everywhere: float, near: float) -> Floats:
@@ -194,5 +211,6 @@ class Belief:
         squares = (here[:, None] - there[None]) ** 2
         close = np.exp(-squares.sum(axis=2) / (2 * _REACH**2))
         in_one = np.exp(-squares[:, :, :-_LOADS] / (2 * _KNOB_REACH**2)).sum(axis=2)
-        found: Floats = everywhere**2 + near**2 * (close + _OF_ONE_KNOB**2 * in_one)
+        in_load = squares[:, :, -_LOADS:].sum(axis=2) == 0
+        found: Floats = everywhere**2 + near**2 * (close + _OF_ONE_KNOB**2 * in_one + _OF_ONE_LOAD**2 * in_load)
         return found

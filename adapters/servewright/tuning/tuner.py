@@ -88,13 +88,15 @@ def tune(
     backends: Sequence[str],
     resume: bool = False,
     given: Collection[str] = (),
+    force: bool = False,
     on_stage: Listener = lambda _: None,
     on_measured: Callable[[Measured], None] = lambda _: None,
 ) -> Study:
     """Tune, and write ``study.json``, and the tuned spec and configs where something beats the default.
 
     Ctrl-C writes what there is; a killed study goes on with ``resume``, as it was begun: then options ``given`` must
-    not say otherwise, but may give it more measurements, rounds and time.
+    not say otherwise, but may give it more measurements, rounds and time. A tuned spec that this study did not write
+    is replaced with ``force`` alone.
     """
     spec_file = Path(subject.document.file)
     goal = _goal(ask)
@@ -109,7 +111,9 @@ def tune(
         journal = Journal.resume(path)
         _same(journal, identity, path)
         ask, goal = _as_begun(journal, ask, goal, given)
+        _replaceable(subject, [fact["spec"] for fact in journal.all("written")], force=force)
     else:
+        _replaceable(subject, [], force=force)
         requests.samples(subject.document, file=subject.data)  # what cannot be sent is to begin no study
         journal = Journal.create(path, identity)
     try:
@@ -130,6 +134,22 @@ def _same(journal: Journal, identity: dict[str, Any], path: Path) -> None:
         if journal.head.get(key) != identity[key]:
             what = changed.get(key) or f"{key} was {journal.head.get(key) or 'not given'}"
             raise InputError(f"{path} is of another study: {what}; begin a new one with another -o")
+
+
+def _replaceable(subject: Subject, written: Collection[str], *, force: bool) -> None:
+    """Refuse a tuned spec that is there, unless it is what was ``written``, or is to go: somebody may rely on it."""
+    path = tuned_path(subject)
+    try:
+        mine = force or not path.exists() or _sha256(path.read_bytes()) in written
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; move it away") from error
+    if not mine:
+        raise InputError(f"{path} is not of this study; --force replaces it if something beats the default")
+
+
+def tuned_path(subject: Subject) -> Path:
+    """Return where a study writes the tuned spec: beside the old one, where its paths start."""
+    return Path(subject.document.file).absolute().with_name(tuned_name(subject))
 
 
 def _sha256(content: bytes) -> str:
@@ -433,22 +453,23 @@ class _Tuner:
         return study.Diff(spec=_unified(old, new, name), files=files)
 
     def _write(self, winner: Winner) -> None:
-        """Write the tuned spec beside the old one, where its paths start, and the configs into the study's folder."""
+        """Write the tuned spec beside the old one, and the configs into the study's folder."""
         lines = self.subject.rewritten(winner.settings).splitlines(keepends=True)
         text = "".join(line for line in lines if not line.startswith(_TUNED_ON))
         if self._server().stand_in and not _is_json(text):
             text = f"{_TUNED_ON} of {self.subject.backend.title}: measure again on the real server.\n{text}"
-        write_texts({tuned_name(self.subject): text}, self.spec_file.absolute().parent)
         configs = render(self.subject.with_settings(winner.settings, backends=self.backends), self.subject.backend)
-        write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
         written = {"spec": _sha256(text.encode()), "configs": sorted(configs)}
         if self.journal.all("written")[-1:] != [{"kind": "written", **written}]:
-            self.journal.append("written", written)
+            self.journal.append("written", written)  # before the files: after a kill they must be known as its own
+        path = tuned_path(self.subject)
+        write_texts({path.name: text}, path.parent)
+        write_texts({f"config/{path}": content for path, content in configs.items()}, self.folder)
 
     def _take_back(self) -> None:
         """Remove what this study wrote of a winner that is none any more, unless somebody has changed it since."""
         for fact in self.journal.all("written")[-1:]:
-            spec = self.spec_file.absolute().with_name(tuned_name(self.subject))
+            spec = tuned_path(self.subject)
             with suppress(OSError):
                 if _sha256(spec.read_bytes()) == fact["spec"]:
                     spec.unlink()
