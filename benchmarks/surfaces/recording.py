@@ -11,10 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -75,6 +75,13 @@ def grid(backend: str) -> list[Settings]:
     ]  # fmt: skip
 
 
+class Missing(NamedTuple):
+    """Settings of which cells are to be measured: of which passes, under which loads."""
+
+    settings: Settings
+    cells: list[tuple[int, Load]]
+
+
 class Recorder:
     """One surface under way."""
 
@@ -105,7 +112,11 @@ class Recorder:
         self.speeds: list[float] = [fact["speed"] for fact in self.journal.all("cell") if "speed" in fact]
 
     def run(self) -> None:
-        """Record what is missing."""
+        """Record what is missing: of a few settings at a time, whose servers run side by side, one load after another.
+
+        All passes of these settings are measured before the next ones start, each cell in turn: a slow spell of the
+        machine falls on all of them alike.
+        """
         self._service_times()
         loads = self._loads()
         begun = {0: 0} | {fact["again"]: fact["cells_before"] for fact in self.journal.all("pass")}
@@ -115,39 +126,46 @@ class Recorder:
             for place, fact in enumerate(cells)
             if place >= begun.get(fact["again"], len(cells))  # some were repeated before there were whole passes
         }
+        passes = range(self.options.passes)
+        order = np.random.default_rng(7).permutation(len(self.grid)).tolist()
         work = [
-            (self.grid[at], again)
-            for again in range(self.options.passes)
-            for at in np.random.default_rng(7 + again).permutation(len(self.grid)).tolist()
-        ]
-        if all((_key(settings), str(load), again) in done for settings, again in work for load in loads):
+            missing
+            for settings in (self.grid[at] for at in order)
+            if (missing := Missing(settings, [
+                (again, load) for again in passes for load in loads if (_key(settings), str(load), again) not in done
+            ])).cells
+        ]  # fmt: skip
+        if not work:
             return
+        for again in sorted({again for missing in work for again, _ in missing.cells} - set(begun)):
+            about = {"again": again, "cells_before": len(cells), "began": study.now(), **self._lengths()}
+            self.journal.append("pass", about)
         # It stays up beside all others: how fast it is just then is how fast the machine is.
         with self._serving(REFERENCE[self.name.partition("-")[0]]) as reference:
-            self._cells(work, loads, done, begun, reference)
+            begin, together = time.monotonic(), self.options.side_by_side
+            for place in range(0, len(work), together):
+                self._side_by_side(work[place : place + together], loads, reference)
+                measured = min(place + together, len(work))
+                left = (time.monotonic() - begin) / measured * (len(work) - measured)
+                print(f"{self.name}: {measured} of {len(work)} settings, {left / 60:.0f} min left", flush=True)
 
-    def _cells(
-        self, work: list[tuple[Settings, int]], loads: list[Load], done: set[tuple[str, str, int]],
-        begun: dict[int, int], reference: Serving,
-    ) -> None:  # fmt: skip
-        begin, measured = time.monotonic(), 0
-        for place, (settings, again) in enumerate(work):
-            missing = [load for load in loads if (_key(settings), str(load), again) not in done]
-            if not missing:
-                continue
-            if again not in begun:
-                begun[again] = len(self.journal.all("cell"))
-                about = {"again": again, "cells_before": begun[again], "began": study.now(), **self._lengths()}
-                self.journal.append("pass", about)
-            with self._serving(settings) as serving:
-                before = self._speed(reference)
-                for load in missing:
-                    cell, before = self._beside(reference, before, serving, load)
-                    about = {"settings": settings, "load": load.model_dump(exclude_none=True), "again": again}
-                    self.journal.append("cell", about | cell)
-            measured += 1
-            left = (time.monotonic() - begin) / measured * (len(work) - place - 1)
-            print(f"{self.name}: {place + 1} of {len(work)} settings, {left / 60:.0f} min left", flush=True)
+    def _side_by_side(self, group: list[Missing], loads: list[Load], reference: Serving) -> None:
+        with ExitStack() as stack:
+            servers = [stack.enter_context(self._serving(missing.settings)) for missing in group]
+            before = self._speed(reference)
+            for again in range(self.options.passes):
+                for load in loads:
+                    wanted = [
+                        (missing.settings, serving)
+                        for missing, serving in zip(group, servers, strict=True)
+                        if (again, load) in missing.cells
+                    ]
+                    if not wanted:
+                        continue
+                    found, before = self._beside(reference, before, [serving for _, serving in wanted], load)
+                    for (settings, _), cell in zip(wanted, found, strict=True):
+                        about = {"settings": settings, "load": load.model_dump(exclude_none=True), "again": again}
+                        self.journal.append("cell", about | cell)
 
     def _lengths(self) -> dict[str, float]:
         """Return how long a server is loaded before it counts, and how long each of its cells is."""
@@ -209,19 +227,19 @@ class Recorder:
         return float(seen.rate)
 
     def _beside(
-        self, reference: Serving, before: float, serving: Serving, load: Load
-    ) -> tuple[dict[str, Any], float]:  # fmt: skip
-        """Return a cell with how fast the reference was around it; anew where that was far from usual."""
-        tried: list[tuple[float, dict[str, Any]]] = []
+        self, reference: Serving, before: float, servers: list[Serving], load: Load
+    ) -> tuple[list[dict[str, Any]], float]:  # fmt: skip
+        """Return a cell of each server with how fast the reference was around them; anew where that was unusual."""
+        tried: list[tuple[float, list[dict[str, Any]]]] = []
         while len(tried) < TRIES_UNLIKE:
-            cell = self._cell(serving, load)
+            cells = [self._cell(serving, load) for serving in servers]
             after = self._speed(reference)
             speed = math.sqrt(before * after)
             before = after
             usual = statistics.median(self.speeds) if len(self.speeds) >= USUAL_OF else speed
             self.speeds.append(speed)
             unlike = abs(math.log(speed / usual))
-            tried.append((unlike, cell | {"speed": round(speed, 1)}))
+            tried.append((unlike, [cell | {"speed": round(speed, 1)} for cell in cells]))
             if unlike <= UNLIKE:
                 break
         return min(tried, key=lambda each: each[0])[1], before
@@ -231,7 +249,7 @@ class Recorder:
             seen, others = calmest(partial(self.bench.loaded, serving, load.pace, seconds=seconds))
             if len(seen.latency) >= FEW:
                 break
-        return _shown(seen) | others
+        return _shown(seen) | others | {"at": round(time.time(), 1)}
 
 
 def calmest(measure: Callable[[], T]) -> tuple[T, dict[str, float]]:
@@ -300,7 +318,8 @@ def main(about: str | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="how long a cell is measured")
     parser.add_argument("--warm-up", type=float, default=0.4)
     parser.add_argument("--settle-in", type=float, default=1.5, help="how long a new server is loaded before it counts")
-    parser.add_argument("--passes", type=int, default=1, help="how many times every cell is measured, in whole rounds")
+    parser.add_argument("--passes", type=int, default=1, help="how many times every cell is measured")
+    parser.add_argument("--side-by-side", type=int, default=8, help="how many settings' servers run at a time")
     options = parser.parse_args()
     if unknown := set(options.surfaces) - set(SURFACES):
         parser.error(f"no surface {', '.join(sorted(unknown))}; choose from {', '.join(SURFACES)}")

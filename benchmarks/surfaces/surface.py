@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from surfaces.drift import log_speeds
 
 from servewright import registry
 from servewright.load.saturation import KEEPS_UP
@@ -84,9 +85,7 @@ def _scheduler(backend: str) -> Scheduler:
 
 def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     loads = [Load(**load) for row in rows if row["kind"] == "loads" for load in row["loads"]]
-    speeds = [row["speed"] for row in rows if row["kind"] == "cell" and "speed" in row]
-    usual = float(np.median(speeds)) if speeds else 1.0
-    beside: dict[int, int] = defaultdict(int)  # by pass: how many cells were measured beside the reference
+    speeds = iter(log_speeds(rows))
     alone: dict[int, tuple[float, float]] = {}
     cells: dict[tuple[str, str], dict[int, Seen]] = defaultdict(dict)
     known: dict[str, Settings] = {}
@@ -94,10 +93,8 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     for row in rows:
         if row["kind"] == "cell":
             known[key(row["settings"])] = row["settings"]
-            load, again = Load(**row["load"]), row["again"]
-            slower = usual / row.get("speed", usual)
-            cells[key(row["settings"]), str(load)][again] = at_usual_speed(Seen(**_seen(row)), load, slower)
-            beside[again] += "speed" in row
+            load, faster = Load(**row["load"]), float(np.exp(next(speeds)))
+            cells[key(row["settings"]), str(load)][row["again"]] = at_usual_speed(Seen(**_seen(row)), load, faster)
         elif row["kind"] == "pass":
             passes.add(row["again"])
         elif row["kind"] == "service_times" and row["threads"] == 1:
@@ -105,9 +102,8 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     whole = [settings for settings in known if all(0 in cells[settings, str(load)] for load in loads)]
     # Of a pass that is under way nothing counts: it may have found the machine faster than the others did.
     passes = {again for again in passes if all(again in cells[each, str(load)] for each in whole for load in loads)}
-    passes = {again for again in passes if beside[again]} or passes
     points = [
-        Point(known[settings], load, _median([found[again] for again in passes]), tuple(found.values()))
+        Point(known[settings], load, middle([found[again] for again in sorted(passes)]), tuple(found.values()))
         for settings in whole
         for load in loads
         for found in [cells[settings, str(load)]]
@@ -115,8 +111,8 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
 
 
-def at_usual_speed(seen: Seen, load: Load, slower: float) -> Seen:
-    """Return what would have been seen at the machine's usual speed, where it was ``slower`` by so much.
+def at_usual_speed(seen: Seen, load: Load, faster: float) -> Seen:
+    """Return what would have been seen at the machine's usual speed, where it was ``faster`` by so much.
 
     What waits for answers, and an open loop that overruns its server, goes as fast as the machine; an open loop that is
     answered in time is answered at its own rate, and how its latency depends on the speed is not known.
@@ -124,20 +120,24 @@ def at_usual_speed(seen: Seen, load: Load, slower: float) -> Seen:
     if load.rate is not None and seen.rate >= KEEPS_UP * load.rate:
         return seen
     latencies = {
-        name: getattr(seen, name) / slower
+        name: getattr(seen, name) * faster
         for name in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")
         if getattr(seen, name) is not None
     }
-    rate = seen.rate * slower
+    rate = seen.rate / faster
     return seen.model_copy(update=latencies | {"rate": rate if load.rate is None else min(rate, load.rate)})
 
 
-def _median(passes: list[Seen]) -> Seen:
-    """Return the median of each number; what is missing in half of the passes is missing."""
+def middle(passes: Sequence[Seen]) -> Seen:
+    """Return the mean of each number, from four on without the least and the greatest.
+
+    What is missing in half of the passes is missing.
+    """
     rows = [seen.model_dump() for seen in passes]
-    known = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    known = {name: sorted(row[name] for row in rows if row[name] is not None) for name in rows[0]}
     return Seen(**{
-        name: float(np.median(values)) if 2 * len(values) > len(rows) else None for name, values in known.items()
+        name: float(np.mean(values[1:-1] if len(values) > 3 else values)) if 2 * len(values) > len(rows) else None
+        for name, values in known.items()
     })  # fmt: skip
 
 

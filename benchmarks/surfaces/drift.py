@@ -1,0 +1,83 @@
+"""How fast the machine was while each cell of a surface was measured, as all cells tell it together.
+
+The processors are rented, and what others do on them slows every setting alike, for seconds or for minutes. Each cell
+is measured in several passes that lie far apart, so its rates tell two things: how fast the setting is, which is the
+same in every pass, and how fast the machine was, which is the same for what was measured just before and after it. The
+machine's part is a Gaussian process of time, one part of seconds and one of an hour; the settings' parts are free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Standard deviation of a logarithm, and how many seconds it lasts: what the surfaces of both servers make most likely.
+_SPELLS: Final = ((0.10, 8.0), (0.12, 1500.0))
+_NOISES: Final = (0.04, 0.06, 0.08, 0.11, 0.15, 0.2)  # of a rate that was measured for a second
+_APART_S: Final = 1e6  # of passes: nothing is common to them
+_STARTED_S: Final = 3.5  # a server of its own for each setting
+_BESIDE_S: Final = 0.4  # of what was measured: warm-up, and processes that start
+
+
+def log_speeds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the logarithm of the machine's speed at each ``cell`` of ``rows``, which are a surface's, in order."""
+    cells = [row for row in rows if row["kind"] == "cell"]
+    when = np.array(list(_times(rows)))
+    names = [json.dumps([row["settings"], row["load"]]) for row in cells]
+    repeated = Counter(names)
+    # Only what waits for answers goes as fast as the machine, and only what was measured again tells of it.
+    telling = np.array([
+        repeated[name] > 1 and "concurrency" in row["load"] and row["rate"] > 0
+        for name, row in zip(names, cells, strict=True)
+    ])  # fmt: skip
+    if not telling.any():
+        return [0.0] * len(cells)
+    shown = [row for row, tells in zip(cells, telling, strict=True) if tells]
+    which = np.unique([name for name, tells in zip(names, telling, strict=True) if tells], return_inverse=True)[1]
+    pull = _most_likely(
+        _common(when[telling], when[telling]), np.eye(which.max() + 1)[which], np.log([row["rate"] for row in shown]),
+        np.array([row["seconds"] for row in shown]),
+    )  # fmt: skip
+    speeds: list[float] = (_common(when, when[telling]) @ pull).tolist()
+    return speeds
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    """Yield when each cell was measured; the first surfaces do not say so, and then their order does."""
+    now, last = 0.0, None
+    for row in rows:
+        if row["kind"] == "pass":
+            now += _APART_S
+        elif row["kind"] == "cell":
+            side_by_side = "speed" in row
+            now += row["seconds"] + _BESIDE_S
+            now += 0.0 if side_by_side or row["settings"] == last else _STARTED_S
+            last = row["settings"]
+            yield row.get("at", now)
+
+
+def _common(one: Floats, other: Floats) -> Floats:
+    apart = np.abs(one[:, None] - other[None])
+    found: Floats = np.sum([deviation**2 * np.exp(-apart / lasts) for deviation, lasts in _SPELLS], axis=0)
+    return found
+
+
+def _most_likely(common: Floats, of: Floats, logs: Floats, seconds: Floats) -> Floats:
+    """Return what carries the settings' residuals to other times, with the noise that makes them most likely."""
+    found: tuple[float, Floats] = (-np.inf, logs)
+    for noise in _NOISES:
+        root = np.linalg.cholesky(common + np.diag(noise**2 / seconds))
+        settings, values = np.linalg.solve(root, of), np.linalg.solve(root, logs)
+        among = settings.T @ settings
+        left = values - settings @ np.linalg.solve(among, settings.T @ values)
+        likely = -0.5 * left @ left - np.log(np.diag(root)).sum() - 0.5 * np.linalg.slogdet(among)[1]
+        if likely > found[0]:
+            found = float(likely), np.linalg.solve(root.T, left)
+    return found[1]
