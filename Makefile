@@ -70,7 +70,7 @@ wheel-test: $(STAMP)
 
 integration: $(STAMP)
 	@echo "== real servers"
-	@$(BIN)/pytest integration -q --timeout=600
+	@$(BIN)/pytest integration -q --timeout=600 --durations=25
 
 conformance: $(STAMP)
 	@$(BIN)/python -m integration.conformance
