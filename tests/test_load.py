@@ -73,7 +73,8 @@ class TestHttp:
         found = measure(workload(serve(status="endless").address, Arrivals(rate=50), timeout_s=0.2))
         assert set(found.errors) <= {"timeout", "unanswered"}
         assert found.errors["timeout"] > 15
-        assert sum(found.errors.values()) == len(found.latency) == 30
+        assert sum(found.errors.values()) == len(found.latency)
+        assert len(found.latency) in (30, 31)  # the last one is due as the load ends
         assert found.rate == 0.0
 
     @pytest.mark.parametrize("status", ["201 Created", "204 No Content", "old", "old, without a length"])
