@@ -25,7 +25,7 @@ from servewright import images, processes, registry
 from servewright.assets import asset_dir
 from servewright.backend import Backend
 from servewright.backends.torchserve import properties
-from servewright.errors import InputError, SpecError
+from servewright.errors import InputError, PackagingError, SpecError
 
 if TYPE_CHECKING:
     from conftest import Cli, Workshop
@@ -180,6 +180,9 @@ class TestDockerfileOnly:
         for taken in (tmp_path / "a" / ("x" * 300), tmp_path / "file" / "context"):
             code, _, error = cli("image", "-b", backend.name, "--dockerfile-only", "-o", taken)
             assert (code != 0, f"cannot write {taken}" in error) == (True, True), error
+        found = images.Context(dockerfile="FROM x\n", content={"a": b"a file", "a/b": b"below it"})
+        with pytest.raises(PackagingError, match="cannot write"):
+            images.write(found, tmp_path / "half")
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
     def test_can_be_built_by_anybody(self, backend: Backend, cli: Cli, tmp_path: Path) -> None:

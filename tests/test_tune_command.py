@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from servewright import pipeline, registry
 from servewright.backend import Backend
+from servewright.cli import tune, tuning
 from servewright.tuning import study, tuner
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.machine import machine
@@ -57,6 +59,17 @@ class TestCommand:
         code, _, err = cli(*again)
         assert (code, "is a stand-in" in err) == (1, True), err
         assert tuned.read_text() == "# by hand\n"
+
+    def test_says_how_to_go_on(self, tmp_path: Path) -> None:
+        """With what a study must be told again, and what it may replace."""
+        spec = tmp_path / "a spec.yaml"
+        spec.touch()
+        words = [str(spec), "--transport", "grpc", "--slo", "p99=5ms", "--force"]
+        with tune.command.make_context("tune", words) as context:
+            said = tuning.resuming(spec, "tfserving", Path("study"), context.params)
+        assert shlex.split(said)[1:] == [
+            "tune", str(spec), "-b", "tfserving", "-o", "study", "--resume", "--transport", "grpc", "--force"
+        ]  # fmt: skip
 
     def test_refuses_what_makes_no_sense(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
         """Goals that contradict each other, odd promises, and a study that is not there end with exit code 2."""

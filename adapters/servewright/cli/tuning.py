@@ -61,20 +61,20 @@ def run(spec: Path, **options: Any) -> None:
     else:
         shown(found, folder, wrote)
     if found.state == "interrupted":
-        printing.stage(f"interrupted; go on with: {_again(spec, backend.name, folder, options)}")
+        printing.stage(f"interrupted; go on with: {resuming(spec, backend.name, folder, options)}")
         raise SystemExit(int(ExitCode.INTERRUPTED))
     if found.state == "nothing":
         raise SystemExit(int(ExitCode.CHECK_FAILED))
 
 
-def _again(spec: Path, backend: str, folder: Path, options: dict[str, Any]) -> str:
+def resuming(spec: Path, backend: str, folder: Path, options: dict[str, Any]) -> str:
     """Return the command that goes on with a study: what it is about must be said again, its goal need not."""
     words = ["servewright", "tune", str(spec), "-b", backend, "-o", str(folder), "--resume"]
     given = _given()
     for name in ("runtime", "image", "transport", "data"):
         if name in given:
             words += [f"--{name}", str(options[name])]
-    return shlex.join([*words, "--trust"] if options["trust"] else words)
+    return shlex.join([*words, *(f"--{name}" for name in ("trust", "force") if options[name])])
 
 
 def _given() -> frozenset[str]:

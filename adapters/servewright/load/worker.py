@@ -286,7 +286,7 @@ def _keep_schedule(
     """Send each request when it is due, or as soon after as this process gets to it."""
     loop = asyncio.get_running_loop()
     moments = arrivals.share(job.part, job.of)
-    measured_from, end = begin + job.workload.warm_up_s, begin + job.workload.warm_up_s + job.workload.duration_s
+    measured_from, end = begin + job.workload.warm_up_s, begin + job.workload.ends_s
     due = begin + next(moments)
 
     def tick() -> None:

@@ -83,6 +83,11 @@ class Workload:
             raise InputError("a load needs at least one process")
 
     @property
+    def ends_s(self) -> float:
+        """How long after its begin nothing more is due; rounded, since 0.1 and 0.6 may be a hair more than 0.7."""
+        return round(self.warm_up_s + self.duration_s, 9)
+
+    @property
     def window_s(self) -> float:
         """How long one window is."""
         return self.duration_s / 6
