@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from surfaces.surface import Point, Surface, key, surfaces
+from surfaces.surface import GOOD, Point, Surface, key, surfaces
 
 from servewright.load.saturation import KEEPS_UP
 from servewright.tuning.belief import Guess
@@ -33,9 +33,7 @@ from servewright.tuning.study import Goal, Load, Measured, Seen, ServiceTime
 # Its neighbour packaging.py must not stand in for the library that Optuna imports.
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
 
-KEPT_BY = (0.1, 0.3, 0.5, 0.7)
 SHARE = 0.05
-GOOD = 0.95
 INFORMED = "all else known"
 
 Points = Sequence[Point]
@@ -65,12 +63,6 @@ class Recording:
 
     def over(self) -> bool:
         return False
-
-
-def promises(surface: Surface) -> list[float]:
-    """Return the p99, in milliseconds to two digits, that so many of the points keep."""
-    tails = [point.seen.percentile_ms(0.99) for point in surface.points]
-    return [float(f"{np.quantile(tails, share):.2g}") for share in KEPT_BY]
 
 
 def goal_of(surface: Surface, slo_ms: float, budget: int, seed: int) -> Goal:
@@ -228,7 +220,7 @@ def one_seed(work: tuple[Surface, int, tuple[str, ...]]) -> list[dict[str, Any]]
         "random": lambda goal: random_search(points, goal),
     }
     found = []
-    for slo in promises(surface):
+    for slo in surface.promises_ms:
         goal = goal_of(surface, slo, int(SHARE * len(points)), seed)
         best = max(kept(goal, point.seen, point.load) for point in points)
         for name in names:
@@ -240,7 +232,7 @@ def one_seed(work: tuple[Surface, int, tuple[str, ...]]) -> list[dict[str, Any]]
 def bound(surface: Surface) -> list[dict[str, Any]]:
     """Return what is found under every promise by whoever knows all points but the one that is asked for."""
     found = []
-    for slo in promises(surface):
+    for slo in surface.promises_ms:
         goal = goal_of(surface, slo, int(SHARE * len(surface.points)), 0)
         best = max(kept(goal, point.seen, point.load) for point in surface.points)
         rate, asked = informed(surface.points, goal)
@@ -325,7 +317,7 @@ def replay(surface: Surface, names: tuple[str, ...], arguments: argparse.Namespa
     count, budget = len(surface.points), int(SHARE * len(surface.points))
     print(f"{surface.name}: {count} points, at most {budget} asked, {seeds} seeds, {time.monotonic() - begin:.0f} s")
     print(f"{'p99 below':<12}{'strategy':<16}{'seeds with 95 %':>16}{'mean share':>12}{'least':>8}{'asked':>8}")
-    for slo in promises(surface):
+    for slo in surface.promises_ms:
         _shown(f"{slo:g} ms", [row for row in rows if row["slo"] == slo], (*names, INFORMED))
     return rows
 

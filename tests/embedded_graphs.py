@@ -11,7 +11,7 @@ from typing import Any
 from servewright.backends.tfserving import protos
 from servewright.backends.tfserving.fields import head, key, varint
 
-FLOAT, INT32, STRING, INT64 = 1, 3, 7, 9
+FLOAT, INT32, STRING, INT64, QINT8 = 1, 3, 7, 9, 11
 
 
 def _message(number: int, data: bytes) -> bytes:
@@ -80,6 +80,11 @@ def with_total() -> list[bytes]:
     ]
 
 
+def quantized() -> list[bytes]:
+    """Return the graph ``same = q``, of a type that no array has."""
+    return [placeholder("q", QINT8), node("same", "Identity", ("q",), _type("T", QINT8))]
+
+
 def texts() -> list[bytes]:
     """Return the graph ``text = s``."""
     return [placeholder("s", STRING), node("text", "Identity", ("s",), _type("T", STRING))]
@@ -105,15 +110,17 @@ def save(
     name: str = "serving_default",
 ) -> Path:
     """Write a SavedModel with one signature; inputs and outputs are node names with their types."""
+    return save_signatures(folder, nodes, {name: signature_of(inputs, outputs)}, functions)
+
+
+def signature_of(inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Any:
+    """Return the SignatureDef of nodes with their types, each a vector."""
 
     def infos(names: Mapping[str, int]) -> dict[str, object]:
         shape = {"dim": [{"size": -1}]}
         return {name: {"name": f"{name}:0", "dtype": dtype, "tensor_shape": shape} for name, dtype in names.items()}
 
-    signature = protos.SignatureDef(
-        inputs=infos(inputs), outputs=infos(outputs), method_name="tensorflow/serving/predict"
-    )
-    return save_signatures(folder, nodes, {name: signature}, functions)
+    return protos.SignatureDef(inputs=infos(inputs), outputs=infos(outputs), method_name="tensorflow/serving/predict")
 
 
 def save_signatures(

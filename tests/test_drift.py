@@ -38,7 +38,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     graphs.save_half_plus(folder / "half" / "1", 2.0)
     shutil.copytree(folder / "half" / "1", folder / "half" / "2")
-    shutil.copytree(folder / "half" / "1", folder / "other" / "5")
+    graphs.save_signatures(
+        folder / "other" / "5",
+        [*graphs.half_plus(2.0), *graphs.quantized()],
+        {
+            "serving_default": graphs.signature_of({"x": graphs.FLOAT}, {"y": graphs.FLOAT}),
+            "quantized": graphs.signature_of({"q": graphs.QINT8}, {"same": graphs.QINT8}),
+        },
+    )
     both = {"specific": {"versions": [1, 2]}}
     write_config(
         folder / "models.config",
@@ -138,7 +145,19 @@ def test_a_signature_that_the_model_lacks_is_a_difference(fleet: Path, server: S
     assert (code, err) == (1, "")
     (found,) = json.loads(out)["differences"]
     assert (found["setting"], found["found"]) == ("other: signature nosuch", "absent")
-    assert found["source"] == "other has no signature 'nosuch'; it has serving_default"
+    assert found["source"] == "other has no signature 'nosuch'; it has quantized, serving_default"
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_signature_that_no_spec_tells_is_a_difference(fleet: Path, server: Server, cli: Cli, scheme: str) -> None:
+    """A tensor of quantized elements is no array: the answer names it, and the rest is compared."""
+    changed(fleet, "other", "signature: unknown", f"signature: {{name: quantized, {SIGNATURE[1:]}")
+    port = server.rest_port if scheme == "http" else server.grpc_port
+    code, out, err = cli("diff", fleet, "--live", f"{scheme}://127.0.0.1:{port}", "--json")
+    assert (code, err) == (1, "")
+    (found,) = json.loads(out)["differences"]
+    assert (found["setting"], found["found"]) == ("other: signature quantized", "not one of arrays")
+    assert "qint8" in found["source"]
 
 
 @pytest.mark.parametrize(

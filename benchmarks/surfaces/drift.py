@@ -30,7 +30,8 @@ def log_speeds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return the logarithm of the machine's speed at each ``cell`` of ``rows``, which are a surface's, in order."""
     cells = [row for row in rows if row["kind"] == "cell"]
     when = np.array(list(_times(rows)))
-    names = [json.dumps([row["settings"], row["load"]]) for row in cells]
+    # What was chosen by what it showed was lucky then: that it shows less since is not the machine's doing.
+    names = [json.dumps([row["settings"], row["load"], row.get("chosen", False)]) for row in cells]
     repeated = Counter(names)
     # Only what waits for answers goes as fast as the machine, and only what was measured again tells of it.
     telling = np.array([

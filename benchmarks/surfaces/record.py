@@ -2,6 +2,7 @@
 
     python benchmarks/surfaces/record.py                       # all six; goes on where it stopped
     python benchmarks/surfaces/record.py torchserve-cnn --passes 3
+    python benchmarks/surfaces/record.py torchserve-cnn --passes 3 --deciding 10
 
 A surface is a file of JSON lines in this folder, each on the disk before the next measurement: what is recorded, where
 and when; how long requests of many rows take alone, for each number of threads; the loads; then a cell for each setting
@@ -17,6 +18,10 @@ nothing else run: even work at idle priority, which gives way at once, made sett
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+# Behind all others: the folder above has a packaging.py, which must not stand in for a library that others import.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 if __name__ == "__main__":
     # Every process of a load imports this file anew: what they do not need is imported here alone.

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
+from surfaces.surface import Point, read
 
 import models
 from servewright import pipeline, registry
@@ -47,6 +48,8 @@ REFERENCE: dict[str, Settings] = {  # strong settings that use both cores, as mo
     },
 }  # fmt: skip
 REFERENCE_S = 0.6
+FIRST_DECIDING = 1000  # whole passes count from nothing, those over what decides from here
+BESIDE = 12  # cells that are measured beside what decides, chosen by chance
 UNLIKE, TRIES_UNLIKE, USUAL_OF = 0.2, 2, 20  # in natural logarithms of the reference's rate
 T = TypeVar("T")
 
@@ -75,11 +78,13 @@ def grid(backend: str) -> list[Settings]:
     ]  # fmt: skip
 
 
-class Missing(NamedTuple):
-    """Settings of which cells are to be measured: of which passes, under which loads."""
+class Wanted(NamedTuple):
+    """A cell to be measured, in which pass; whether it was chosen by what it showed."""
 
     settings: Settings
-    cells: list[tuple[int, Load]]
+    again: int
+    load: Load
+    chosen: bool = False
 
 
 class Recorder:
@@ -99,73 +104,119 @@ class Recorder:
         )  # fmt: skip
         goal = Goal(maximise="rate", latency_ms={}, errors=1.0, loads=(Load(concurrency=64),), budget=1)
         self.bench = LiveBench(
-            subject=subject, goal=goal, backends=registry.names(), each_s=options.seconds, warm_up_s=options.warm_up,
+            subject=subject, goal=goal, backends=registry.names(), warm_up_s=options.warm_up,
             settle_in_s=options.settle_in, start_method="forkserver",  # thousands of loads are started
         )  # fmt: skip
         self.grid = grid(backend_name)
-        path = HERE / f"{name}.jsonl"
+        self.path = HERE / f"{name}.jsonl"
         about = {
             "surface": name, "machine": machine().model_dump(), "versions": versions(PACKAGES), "began": study.now(),
             **self._lengths(), "transport": TRANSPORT[backend_name], "settings": len(self.grid),
         }  # fmt: skip
-        self.journal = Journal.resume(path) if path.exists() else Journal.create(path, about)
+        self.journal = Journal.resume(self.path) if self.path.exists() else Journal.create(self.path, about)
         self.speeds: list[float] = [fact["speed"] for fact in self.journal.all("cell") if "speed" in fact]
 
     def run(self) -> None:
-        """Record what is missing: of a few settings at a time, whose servers run side by side, one load after another.
+        """Record what is missing, and then what decides, again and again.
 
-        All passes of these settings are measured before the next ones start, each cell in turn: a slow spell of the
-        machine falls on all of them alike.
+        Of a few settings at a time the servers run side by side, one load after another. All passes of these settings
+        are measured before the next ones start, each cell in turn: a slow spell of the machine falls on all alike.
         """
         self._service_times()
         loads = self._loads()
+        rounds = self.journal.all("deciding")
         begun = {0: 0} | {fact["again"]: fact["cells_before"] for fact in self.journal.all("pass")}
+        begun |= {again: 0 for fact in rounds for again in fact["passes"]}
         cells = self.journal.all("cell")
         done = {
             (_key(fact["settings"]), str(Load(**fact["load"])), fact["again"])
             for place, fact in enumerate(cells)
             if place >= begun.get(fact["again"], len(cells))  # some were repeated before there were whole passes
         }
-        passes = range(self.options.passes)
-        order = np.random.default_rng(7).permutation(len(self.grid)).tolist()
-        work = [
-            missing
-            for settings in (self.grid[at] for at in order)
-            if (missing := Missing(settings, [
-                (again, load) for again in passes for load in loads if (_key(settings), str(load), again) not in done
-            ])).cells
-        ]  # fmt: skip
-        if not work:
-            return
-        for again in sorted({again for missing in work for again, _ in missing.cells} - set(begun)):
+        work = self._missing(
+            Wanted(settings, again, load)
+            for settings in self.grid
+            for again in range(self.options.passes)
+            for load in loads
+            if (_key(settings), str(load), again) not in done
+        )
+        for again in sorted({wanted.again for each in work for wanted in each} - set(begun)):
             about = {"again": again, "cells_before": len(cells), "began": study.now(), **self._lengths()}
             self.journal.append("pass", about)
+        self._measure(work)
+        for fact in rounds:
+            self._measure(self._deciding(fact, done))
+        while self.options.deciding and (found := self._undecided()):
+            self._measure(self._deciding(found, set()))
+
+    def _undecided(self) -> dict[str, Any] | None:
+        """Write down which cells decide and are not known well, with some that stand for the machine, and return it."""
+        surface = read(self.path)
+        deciding = surface.deciding
+        chosen = [point for point in deciding if len(point.measured) < self.options.deciding]
+        if not chosen:
+            return None
+        # What they show is held against what the same machine shows of others, which nobody chose.
+        closed = [point for point in surface.points if point.load.concurrency and point not in deciding]
+        random = np.random.default_rng(len(self.journal.all("cell")))
+        count = min(BESIDE, 2 * len(chosen), len(closed))
+        beside = [closed[at] for at in random.choice(len(closed), count, replace=False).tolist()]
+
+        def named(points: list[Point]) -> list[Any]:
+            return [[point.settings, point.load.model_dump(exclude_none=True)] for point in points]
+
+        first = max(FIRST_DECIDING, 1 + max(fact["again"] for fact in self.journal.all("cell")))
+        fact = {
+            "passes": list(range(first, first + self.options.deciding)), "cells": named(chosen),
+            "beside": named(beside), "began": study.now(), **self._lengths(),
+        }  # fmt: skip
+        self.journal.append("deciding", fact)
+        return fact
+
+    def _deciding(self, fact: dict[str, Any], done: set[tuple[str, str, int]]) -> list[list[Wanted]]:
+        chosen = [(True, *each) for each in fact["cells"]] + [(False, *each) for each in fact["beside"]]
+        return self._missing(
+            Wanted(settings, again, load, chosen=by_what_it_showed)
+            for by_what_it_showed, settings, about in chosen
+            for again in fact["passes"]
+            for load in [Load(**about)]
+            if (_key(settings), str(load), again) not in done
+        )
+
+    def _missing(self, wanted: Iterable[Wanted]) -> list[list[Wanted]]:
+        """Return the cells that are wanted by their settings, in random order."""
+        by_settings: dict[str, list[Wanted]] = {}
+        for each in wanted:
+            by_settings.setdefault(_key(each.settings), []).append(each)
+        order = np.random.default_rng(7).permutation(len(self.grid)).tolist()
+        return [by_settings[key] for key in (_key(self.grid[at]) for at in order) if key in by_settings]
+
+    def _measure(self, work: list[list[Wanted]]) -> None:
+        if not work:
+            return
         # It stays up beside all others: how fast it is just then is how fast the machine is.
         with self._serving(REFERENCE[self.name.partition("-")[0]]) as reference:
             begin, together = time.monotonic(), self.options.side_by_side
             for place in range(0, len(work), together):
-                self._side_by_side(work[place : place + together], loads, reference)
+                self._side_by_side(work[place : place + together], reference)
                 measured = min(place + together, len(work))
                 left = (time.monotonic() - begin) / measured * (len(work) - measured)
                 print(f"{self.name}: {measured} of {len(work)} settings, {left / 60:.0f} min left", flush=True)
 
-    def _side_by_side(self, group: list[Missing], loads: list[Load], reference: Serving) -> None:
+    def _side_by_side(self, group: list[list[Wanted]], reference: Serving) -> None:
         with ExitStack() as stack:
-            servers = [stack.enter_context(self._serving(missing.settings)) for missing in group]
+            servers = {_key(each[0].settings): stack.enter_context(self._serving(each[0].settings)) for each in group}
             before = self._speed(reference)
-            for again in range(self.options.passes):
-                for load in loads:
-                    wanted = [
-                        (missing.settings, serving)
-                        for missing, serving in zip(group, servers, strict=True)
-                        if (again, load) in missing.cells
-                    ]
-                    if not wanted:
-                        continue
-                    found, before = self._beside(reference, before, [serving for _, serving in wanted], load)
-                    for (settings, _), cell in zip(wanted, found, strict=True):
-                        about = {"settings": settings, "load": load.model_dump(exclude_none=True), "again": again}
-                        self.journal.append("cell", about | cell)
+            turns: dict[tuple[int, str], list[Wanted]] = {}
+            for each in sorted((each for those in group for each in those), key=lambda each: each.again):
+                turns.setdefault((each.again, str(each.load)), []).append(each)
+            for (again, _), wanted in turns.items():
+                load = wanted[0].load
+                serving = [servers[_key(each.settings)] for each in wanted]
+                found, before = self._beside(reference, before, serving, load)
+                for each, cell in zip(wanted, found, strict=True):
+                    about = {"settings": each.settings, "load": load.model_dump(exclude_none=True), "again": again}
+                    self.journal.append("cell", about | ({"chosen": True} if each.chosen else {}) | cell)
 
     def _lengths(self) -> dict[str, float]:
         """Return how long a server is loaded before it counts, and how long each of its cells is."""
@@ -319,8 +370,11 @@ def main(about: str | None = None) -> int:
     parser.add_argument("--warm-up", type=float, default=0.4)
     parser.add_argument("--settle-in", type=float, default=1.5, help="how long a new server is loaded before it counts")
     parser.add_argument("--passes", type=int, default=1, help="how many times every cell is measured")
+    parser.add_argument("--deciding", type=int, default=0, help="how often the cells that decide are measured anew")
     parser.add_argument("--side-by-side", type=int, default=8, help="how many settings' servers run at a time")
     options = parser.parse_args()
+    if options.side_by_side < 1:
+        parser.error("--side-by-side takes at least one")
     if unknown := set(options.surfaces) - set(SURFACES):
         parser.error(f"no surface {', '.join(sorted(unknown))}; choose from {', '.join(SURFACES)}")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,11 +2,15 @@
 
 Two forms are read: that of `record.py`, one file, and an older one of ``NAME.jsonl``, a line for each setting of
 TensorFlow Serving with its ``results``, beside ``NAME-service-time.json`` with the latency of one caller by rows.
+
+What decides is measured more often than the rest: a cell that was chosen by what it showed, in which luck had a part,
+is known by what it has shown since.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,18 +22,24 @@ import numpy as np
 from surfaces.drift import log_speeds
 
 from servewright import registry
-from servewright.load.saturation import KEEPS_UP
+from servewright.load.saturation import KEEPS_UP, Slo
 from servewright.simulating import Scheduler
 from servewright.tuning import tuner
 from servewright.tuning.study import Load, Seen, Settings
 
 HERE = Path(__file__).parent
+Cell = tuple[str, str]  # settings as a text, and a load
+Cells = defaultdict[Cell, dict[int, Seen]]  # by pass
+KEPT_BY = (0.1, 0.3, 0.5, 0.7)
+GOOD = 0.95
+_NUMBERS = ("rate", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "error_share")
 _MEASURED_S = 2.5  # of each cell in the older form
+_UNSURE = (0.2, 0.5)  # two standard deviations of one measurement: of the logarithms of a rate and of a p99
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting under a load, what was seen, and what each of its measurements showed."""
+    """A setting under a load, what was seen, and what each of the measurements that count showed."""
 
     settings: Settings
     load: Load
@@ -59,6 +69,27 @@ class Surface:
             sorted(found.values(), key=lambda load: (load.concurrency is None, load.concurrency or load.rate or 0.0))
         )
 
+    @property
+    def promises_ms(self) -> list[float]:
+        """The p99, to two digits, that a tenth, three, five and seven tenths of the points keep."""
+        tails = [point.seen.percentile_ms(0.99) for point in self.points]
+        return [float(f"{np.quantile(tails, share):.2g}") for share in KEPT_BY]
+
+    @property
+    def deciding(self) -> list[Point]:
+        """The points that may be among the good ones within a promise, as surely as they are known."""
+        found: list[Point] = []
+        for promise in self.promises_ms:
+            slo = Slo(latency_ms=(("p99", promise),))
+            best = max(point.seen.rate for point in self.points if not slo.broken_by(point.seen, asked=point.load.rate))
+            for point in self.points:
+                rate_off, tail_off = (math.exp(each / math.sqrt(len(point.measured))) for each in _UNSURE)
+                seen = point.seen.model_copy(update={"p99_ms": point.seen.percentile_ms(0.99) / tail_off})
+                kept = not slo.broken_by(seen, asked=point.load.rate)
+                if kept and seen.rate * rate_off >= GOOD * best and point not in found:
+                    found.append(point)
+        return found
+
 
 def key(settings: Settings) -> str:
     """Return settings as a text, equal where they are."""
@@ -85,30 +116,51 @@ def _scheduler(backend: str) -> Scheduler:
 
 def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     loads = [Load(**load) for row in rows if row["kind"] == "loads" for load in row["loads"]]
+    known = {key(row["settings"]): row["settings"] for row in rows if row["kind"] == "cell"}
+    seen, since = _seen_of(rows)
+    whole = [settings for settings in known if all(0 in seen[settings, str(load)] for load in loads)]
+    count = _whole_passes(rows, seen, since, [(settings, str(load)) for settings in whole for load in loads])
+    points = []
+    for settings in whole:
+        for load in loads:
+            cell = settings, str(load)
+            found = [one for again, one in sorted(since[cell].items()) if again in count]
+            found = found or [one for again, one in sorted(seen[cell].items()) if again in count]
+            points.append(Point(known[settings], load, middle(found), tuple(found)))
+    alone = {
+        each["rows"]: (each["ms"], each["high_ms"])
+        for row in rows
+        if row["kind"] == "service_times" and row["threads"] == 1
+        for each in row["found"]
+    }
+    return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
+
+
+def _seen_of(rows: list[dict[str, Any]]) -> tuple[Cells, Cells]:
+    """Return what was seen of each cell by pass: as every other cell was measured, and since it was chosen."""
+    seen: tuple[Cells, Cells] = defaultdict(dict), defaultdict(dict)
     speeds = iter(log_speeds(rows))
-    alone: dict[int, tuple[float, float]] = {}
-    cells: dict[tuple[str, str], dict[int, Seen]] = defaultdict(dict)
-    known: dict[str, Settings] = {}
-    passes = {0}
     for row in rows:
         if row["kind"] == "cell":
-            known[key(row["settings"])] = row["settings"]
             load, faster = Load(**row["load"]), float(np.exp(next(speeds)))
-            cells[key(row["settings"]), str(load)][row["again"]] = at_usual_speed(Seen(**_seen(row)), load, faster)
-        elif row["kind"] == "pass":
-            passes.add(row["again"])
-        elif row["kind"] == "service_times" and row["threads"] == 1:
-            alone = {each["rows"]: (each["ms"], each["high_ms"]) for each in row["found"]}
-    whole = [settings for settings in known if all(0 in cells[settings, str(load)] for load in loads)]
-    # Of a pass that is under way nothing counts: it may have found the machine faster than the others did.
-    passes = {again for again in passes if all(again in cells[each, str(load)] for each in whole for load in loads)}
-    points = [
-        Point(known[settings], load, middle([found[again] for again in sorted(passes)]), tuple(found.values()))
-        for settings in whole
-        for load in loads
-        for found in [cells[settings, str(load)]]
-    ]
-    return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
+            found = at_usual_speed(Seen(**{name: row[name] for name in _NUMBERS}), load, faster)
+            seen[row.get("chosen", False)][key(row["settings"]), str(load)][row["again"]] = found
+    return seen
+
+
+def _whole_passes(rows: list[dict[str, Any]], seen: Cells, since: Cells, cells: list[Cell]) -> set[int]:
+    """Return the passes over all cells, and those over what decides, that are complete.
+
+    Of a pass that is under way nothing counts: it may have found the machine faster than the others did.
+    """
+    begun = {0, *(row["again"] for row in rows if row["kind"] == "pass")}
+    whole = {again for again in begun if all(again in seen[cell] for cell in cells)}
+    for row in rows:
+        if row["kind"] == "deciding":
+            found = [since[key(settings), str(Load(**load))] for settings, load in row["cells"]]
+            found += [seen[key(settings), str(Load(**load))] for settings, load in row["beside"]]
+            whole |= {again for again in row["passes"] if all(again in each for each in found)}
+    return whole
 
 
 def at_usual_speed(seen: Seen, load: Load, faster: float) -> Seen:
@@ -139,10 +191,6 @@ def middle(passes: Sequence[Seen]) -> Seen:
         name: float(np.mean(values[1:-1] if len(values) > 3 else values)) if 2 * len(values) > len(rows) else None
         for name, values in known.items()
     })  # fmt: skip
-
-
-def _seen(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("rate", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "error_share")}
 
 
 def _older(path: Path, rows: list[dict[str, Any]]) -> Surface:

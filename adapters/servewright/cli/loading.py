@@ -136,18 +136,19 @@ def _anywhere(url: str, data: Path | None, headers: Mapping[str, str]) -> _Aim:
 
 
 def _measure(aim: _Aim, options: Mapping[str, Any]) -> None:
+    from servewright import processors
     from servewright.cli.load import progress, shown, shown_trials
     from servewright.load.arrivals import Arrivals
     from servewright.load.running import measure
     from servewright.load.saturation import Trial, best_of, find_max, parse_slo
-    from servewright.load.watching import cores, server_of
+    from servewright.load.watching import server_of
     from servewright.load.workload import Closed, Workload, senders
 
     def once(pace: Pace) -> Measurement:
         workload = Workload(
             endpoint=aim.endpoint, payloads=aim.payloads, pace=pace, duration_s=_seconds(options, "duration"),
             warm_up_s=_seconds(options, "warm_up"), timeout_s=_seconds(options, "timeout"), settle=options["settle"],
-            processes=options["processes"] or senders(pace, cores()),
+            processes=options["processes"] or senders(pace, processors.usable()),
         )  # fmt: skip
         found = measure(workload, headers=aim.headers, saturated=server_of(aim.pid), on_window=progress)
         if found.ended == "interrupted" and options["find_max"]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from time import monotonic
 
+from servewright import processors
 from servewright.load.histogram import Histogram
 
 MOST_LAG = 0.05
@@ -37,11 +37,6 @@ def client_bound(latency: Histogram, lag: Histogram, busiest: float, *, saturate
     return ""
 
 
-def cores() -> int:
-    """Return how many processors this program may use."""
-    return len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
-
-
 def server_of(pid: int | None) -> Saturated:
     """Return the `Saturated` of a server's process tree on this machine; one that is elsewhere never counts as such."""
     if pid is None:
@@ -56,7 +51,7 @@ def server_of(pid: int | None) -> Saturated:
             return 0.0
         return sum(each.user + each.system for each in times)
 
-    most = MOST_CPU * (cores() - 1)
+    most = MOST_CPU * (processors.usable() - 1)
 
     def begin() -> Callable[[], bool]:
         before, begun = used(), monotonic()
@@ -64,6 +59,3 @@ def server_of(pid: int | None) -> Saturated:
         return lambda: used() - before > most * (monotonic() - begun)
 
     return begin
-
-
-_LINUX = hasattr(os, "sched_getaffinity")

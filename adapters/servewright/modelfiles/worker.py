@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from servewright import processors
 from servewright.errors import InputError, MissingExtraError, ModelFileError, ServewrightError, UntrustedPickleError
 from servewright.modelfiles import frames
 from servewright.modelfiles.frames import Array
@@ -30,7 +31,7 @@ class Loaded:
 
 
 # Enough to be quick, and few enough that the server under test keeps its cores.
-THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
+THREADS = max(1, min(4, processors.usable() // 2))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -37,7 +37,7 @@ class Tuning:
     has now; ``keys`` the spec's keys, dotted, with their values as YAML has them; ``complete`` adds what follows from a
     combination of values, and is ``None`` for one that could not matter. Under ``alone`` no request waits for another,
     there is a worker for each core, and one thread computes a request: how long requests of many rows take then is how
-    long batches take.
+    long batches take. A server that compiles itself as it runs gets faster for up to ``settles_within_s`` of load.
     """
 
     scheduler: Scheduler
@@ -46,6 +46,7 @@ class Tuning:
     keys: Callable[[Settings], Mapping[str, Any]]
     complete: Callable[[Settings, Demand], Settings | None]
     alone: Callable[[ModelSpec, Demand], Settings]
+    settles_within_s: float = 0.0
 
 
 def grid(tuning: Tuning, knobs: Sequence[Knob], demand: Demand) -> list[Settings]:

@@ -36,6 +36,8 @@ _SERVICE_S: Final = 2.0
 _SLOW_S: Final = 3 * _TIMEOUT_S
 _FAILED: Final = 0.5  # the share of errors from which what was answered tells nothing
 _SETTLING_IN: Final = Closed(concurrency=64)
+_SETTLING_LASTS: Final = 6  # times as long as a measurement, at most
+_ROUNDS, _NO_FASTER = 3, 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +110,10 @@ class Serving:
 class LiveBench:
     """Answers questions by measuring; the server of the last question stays until another setting is asked for.
 
-    A new server is loaded for ``settle_in_s`` before anything is measured on it: what is compiled as it runs, Java and
-    TorchScript, takes its first thousand requests for that. ``bound`` says of what was measured `once` where the load
-    generator was too slow. ``start_method`` is that of the load's processes. What was ``timed_before`` is not timed
-    again.
+    Before anything is measured on it, a new server is loaded for ``settle_in_s``, and one that compiles itself as it
+    runs again and again until it gets no faster: users meet servers that have run for days. ``bound`` says of what was
+    measured `once` where the load generator was too slow. ``start_method`` is that of the load's processes. What was
+    ``timed_before`` is not timed again.
     """
 
     subject: Subject
@@ -245,11 +247,17 @@ class LiveBench:
                     server=server, client=client, payloads=payloads, headers=headers, identity=self.identity
                 )
                 self.on_identity(self.identity)
-                self.loaded(serving, _SETTLING_IN, seconds=self.settle_in_s)
+                self._settle_in(serving)
                 yield serving
             finally:
                 client.close()
                 server.stop()
+
+    def _settle_in(self, serving: Serving) -> None:
+        rates: list[float] = []
+        begin, within = time.monotonic(), min(self.subject.tuning.settles_within_s, _SETTLING_LASTS * self.each_s)
+        while not rates or not (settled(rates) or time.monotonic() >= begin + within):
+            rates.append(self.loaded(serving, _SETTLING_IN, seconds=self.settle_in_s, warm_up_s=0.0).rate)
 
     def _payload(self, serving: Serving, rows: int) -> tuple[Payload, ...]:
         subject, document = self.subject, self.subject.document
@@ -260,13 +268,14 @@ class LiveBench:
         return found
 
     def loaded(
-        self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0
-    ) -> Measurement:
+        self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0,
+        warm_up_s: float | None = None,
+    ) -> Measurement:  # fmt: skip
         """Load a server: for ``seconds``, or until it is stable for none. Ctrl-C leaves no half measurement behind."""
         workload = Workload(
             endpoint=requests.endpoint(serving.server, self.subject.transport),
             payloads=payloads or serving.payloads, pace=pace, duration_s=seconds or self.each_s,
-            warm_up_s=self.warm_up_s, timeout_s=_TIMEOUT_S,
+            warm_up_s=self.warm_up_s if warm_up_s is None else warm_up_s, timeout_s=_TIMEOUT_S,
             processes=senders(pace, machine().cores), settle=not seconds,
         )  # fmt: skip
         pid = getattr(serving.server.handle, "pid", None)
@@ -276,6 +285,12 @@ class LiveBench:
         if found.ended == "interrupted":
             raise KeyboardInterrupt
         return found
+
+
+def settled(rates: Sequence[float]) -> bool:
+    """Tell whether a server got no faster from some rounds of its load to the last ones; noise is not growth."""
+    before, last = rates[-2 * _ROUNDS : -_ROUNDS], rates[-_ROUNDS:]
+    return len(before) == _ROUNDS and sum(last) <= _NO_FASTER * sum(before)
 
 
 def seen_of(found: Measurement) -> Seen:

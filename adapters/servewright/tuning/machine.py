@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from servewright import __version__
-from servewright.load.watching import cores
+from servewright import __version__, processors
 from servewright.tuning.study import Machine
 
 
@@ -17,7 +16,7 @@ def machine() -> Machine:
     import psutil
 
     return Machine(
-        cpu=_processor(), cores=cores(), memory=int(psutil.virtual_memory().total),
+        cpu=_processor(), cores=processors.usable(), memory=int(psutil.virtual_memory().total),
         system=f"{platform.system()} {platform.release()} {platform.machine()}", python=platform.python_version(),
     )  # fmt: skip
 

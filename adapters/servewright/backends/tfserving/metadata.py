@@ -19,6 +19,10 @@ class NoSignatureError(ProbeError):
     """The model has no signature of that name; the text tells those that it has."""
 
 
+class NoArraysError(ProbeError):
+    """A signature with a tensor that no spec can tell, such as a resource; the text names it."""
+
+
 def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
     """Return the version and its SignatureDef messages by name, from a metadata answer over REST."""
     from google.protobuf import json_format
@@ -42,7 +46,7 @@ def from_message(answer: Any) -> tuple[int, Mapping[str, Any]]:
 def signature(model: str, definitions: Mapping[str, Any], name: str) -> Signature:
     """Return the signature called ``name``, tensors in order of their names.
 
-    Raises `NoSignatureError` where the model has none of that name, and `ProbeError` where it cannot be read.
+    Raises `NoSignatureError` where the model has none of that name, and `NoArraysError` where no spec can tell it.
     """
     from pydantic import ValidationError
 
@@ -56,9 +60,9 @@ def signature(model: str, definitions: Mapping[str, Any], name: str) -> Signatur
         return Signature(name=name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
     except ValidationError as error:
         complaint = error.errors()[0]
-        place = ".".join(map(str, complaint["loc"]))
-        raise ProbeError(
-            f"{model}: signature {name!r} cannot be served to arrays: {place}: {complaint['msg']}"
+        what = f"{'.'.join(map(str, complaint['loc']))} {complaint['input']!r}"
+        raise NoArraysError(
+            f"{model}: signature {name!r} cannot be served to arrays: {what}: {complaint['msg']}"
         ) from error
 
 

@@ -215,7 +215,7 @@ def survey(client: Any, fleet: Fleet) -> Iterator[Reading]:
 
 
 def _signature_reading(prefix: str, name: str, client: Any, spec: ModelSpec) -> Iterator[Reading]:
-    from servewright.backends.tfserving.metadata import NoSignatureError  # and numpy, as in `asking`
+    from servewright.backends.tfserving.metadata import NoArraysError, NoSignatureError  # and numpy, as in `asking`
 
     setting = f"{prefix}signature {spec.signature.name}"
     wanted = _tensors(spec.signature)
@@ -223,6 +223,9 @@ def _signature_reading(prefix: str, name: str, client: Any, spec: ModelSpec) -> 
         found: object = _tensors(client.metadata(name, signature=spec.signature.name))
     except (ServerAnswerError, NoSignatureError) as error:
         yield Reading(setting=setting, wanted=wanted, found="absent", source=str(error))
+        return
+    except NoArraysError as error:
+        yield Reading(setting=setting, wanted=wanted, found="not one of arrays", source=str(error))
         return
     yield Reading(setting=setting, wanted=wanted, found=found, source="GetModelMetadata")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from servewright import processors
 from servewright.backends.tfserving.embedded import EMULATED_VERSION
 from servewright.backends.tfserving.flags import FLAGS, Flag, release
 
@@ -34,7 +34,7 @@ _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
 def _threads() -> int:
-    return 4 * (os.cpu_count() or 1)
+    return 4 * processors.usable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from servewright import __version__
+from servewright import __version__, processors
 from servewright.backends.tfserving.embedded import EMULATED_VERSION
 from servewright.backends.tfserving.embedded.batching import BatchPool
 from servewright.backends.tfserving.embedded.config import read_text_message
@@ -73,7 +73,7 @@ class _Running:
         loop = asyncio.get_running_loop()
         self._flags, self._settings = flags, settings
         self._metrics = Metrics()
-        cpus = os.cpu_count() or 1
+        cpus = processors.usable()
         # As many as requests may run at once: a model that batches in its own graph waits for all of them together.
         self._workers = Workers(max(4 * cpus, flags.grpc_max_threads + flags.rest_api_num_threads), "model", loop)
         self._background = Workers(4 * cpus, "load", loop)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
+from servewright import processors
 from servewright.backends.tfserving import protos
 from servewright.backends.tfserving.embedded.config import read_text_message, single_model
 from servewright.backends.tfserving.embedded.flags import ServerFlags
@@ -118,7 +118,7 @@ def _from_platforms(flags: ServerFlags) -> tuple[LoadOptions, frozenset[str]]:
 def batch_threads(parameters: Any) -> int:
     """Return the size of the one pool of batch threads; raise `StatusError` unless it is positive."""
     if not parameters.HasField("num_batch_threads"):
-        return os.cpu_count() or 1
+        return processors.usable()
     threads = int(parameters.num_batch_threads.value)
     if threads < 1:
         raise invalid_argument(f"num_batch_threads must be positive; was {threads}")
