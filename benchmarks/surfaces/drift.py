@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,31 +23,57 @@ _SPELLS: Final = ((0.10, 8.0), (0.12, 1500.0))
 _NOISES: Final = (0.04, 0.06, 0.08, 0.11, 0.15, 0.2)  # of a rate that was measured for a second
 _APART_S: Final = 1e6  # of passes: nothing is common to them
 _STARTED_S: Final = 3.5  # a server of its own for each setting
+_REFERENCE_S: Final = 1.2  # of a turn, together
 _BESIDE_S: Final = 0.4  # of what was measured: warm-up, and processes that start
+
+
+class _Told(NamedTuple):
+    """A rate that tells how fast the machine was: of what, when, and measured for how long."""
+
+    of: str
+    at: float
+    rate: float
+    seconds: float
 
 
 def log_speeds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return the logarithm of the machine's speed at each ``cell`` of ``rows``, which are a surface's, in order."""
-    cells = [row for row in rows if row["kind"] == "cell"]
-    when = np.array(list(_times(rows)))
-    # What was chosen by what it showed was lucky then: that it shows less since is not the machine's doing.
-    names = [json.dumps([row["settings"], row["load"], row.get("chosen", False)]) for row in cells]
-    repeated = Counter(names)
-    # Only what waits for answers goes as fast as the machine, and only what was measured again tells of it.
-    telling = np.array([
-        repeated[name] > 1 and "concurrency" in row["load"] and row["rate"] > 0
-        for name, row in zip(names, cells, strict=True)
-    ])  # fmt: skip
-    if not telling.any():
-        return [0.0] * len(cells)
-    shown = [row for row, tells in zip(cells, telling, strict=True) if tells]
-    which = np.unique([name for name, tells in zip(names, telling, strict=True) if tells], return_inverse=True)[1]
+    when = list(_times(rows))
+    told = [*_cells(rows, when), *_references(rows, when)]
+    repeated = Counter(each.of for each in told)
+    told = [each for each in told if repeated[each.of] > 1]  # only what was measured again tells of the machine
+    if not told:
+        return [0.0] * len(when)
+    at = np.array([each.at for each in told])
+    which = np.unique([each.of for each in told], return_inverse=True)[1]
     pull = _most_likely(
-        _common(when[telling], when[telling]), np.eye(which.max() + 1)[which], np.log([row["rate"] for row in shown]),
-        np.array([row["seconds"] for row in shown]),
+        _common(at, at), np.eye(which.max() + 1)[which], np.log([each.rate for each in told]),
+        np.array([each.seconds for each in told]),
     )  # fmt: skip
-    speeds: list[float] = (_common(when, when[telling]) @ pull).tolist()
+    speeds: list[float] = (_common(np.array(when), at) @ pull).tolist()
     return speeds
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], when: Sequence[float]) -> Iterator[_Told]:
+    """Yield what waits for answers, and so goes as fast as the machine."""
+    for row, at in zip((row for row in rows if row["kind"] == "cell"), when, strict=True):
+        if "concurrency" in row["load"] and row["rate"] > 0:
+            # What was chosen by what it showed was lucky then: that it shows less since is not the machine's doing.
+            name = json.dumps([row["settings"], row["load"], row.get("chosen", False)])
+            yield _Told(name, at, row["rate"], row["seconds"])
+
+
+def _references(rows: Sequence[Mapping[str, Any]], when: Sequence[float]) -> Iterator[_Told]:
+    """Yield how fast the server was that ran beside those of some settings, before and after each turn of theirs."""
+    times, server, turn = iter(when), 0, None
+    for row in rows:
+        server += row["kind"] in ("pass", "deciding")  # another program, and another server
+        if row["kind"] != "cell":
+            continue
+        at = next(times)
+        if "speed" in row and (row["load"], row["again"], row["speed"]) != turn:
+            turn = row["load"], row["again"], row["speed"]
+            yield _Told(f"reference {server}", at, row["speed"], _REFERENCE_S)
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> Iterator[float]:

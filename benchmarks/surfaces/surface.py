@@ -34,6 +34,7 @@ KEPT_BY = (0.1, 0.3, 0.5, 0.7)
 GOOD = 0.95
 _NUMBERS = ("rate", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "error_share")
 _MEASURED_S = 2.5  # of each cell in the older form
+_JUST_AFTER = 20  # cells: requests alone are timed before them, in one go
 _UNSURE = (0.2, 0.5)  # two standard deviations of one measurement: of the logarithms of a rate and of a p99
 
 
@@ -117,7 +118,8 @@ def _scheduler(backend: str) -> Scheduler:
 def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     loads = [Load(**load) for row in rows if row["kind"] == "loads" for load in row["loads"]]
     known = {key(row["settings"]): row["settings"] for row in rows if row["kind"] == "cell"}
-    seen, since = _seen_of(rows)
+    speeds = log_speeds(rows)
+    seen, since = _seen_of(rows, speeds)
     whole = [settings for settings in known if all(0 in seen[settings, str(load)] for load in loads)]
     count = _whole_passes(rows, seen, since, [(settings, str(load)) for settings in whole for load in loads])
     points = []
@@ -127,8 +129,9 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
             found = [one for again, one in sorted(since[cell].items()) if again in count]
             found = found or [one for again, one in sorted(seen[cell].items()) if again in count]
             points.append(Point(known[settings], load, middle(found), tuple(found)))
+    faster = float(np.exp(np.mean(speeds[:_JUST_AFTER])))
     alone = {
-        each["rows"]: (each["ms"], each["high_ms"])
+        each["rows"]: (each["ms"] * faster, each["high_ms"] * faster)
         for row in rows
         if row["kind"] == "service_times" and row["threads"] == 1
         for each in row["found"]
@@ -136,10 +139,10 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
     return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
 
 
-def _seen_of(rows: list[dict[str, Any]]) -> tuple[Cells, Cells]:
+def _seen_of(rows: list[dict[str, Any]], log_speeds: Iterable[float]) -> tuple[Cells, Cells]:
     """Return what was seen of each cell by pass: as every other cell was measured, and since it was chosen."""
     seen: tuple[Cells, Cells] = defaultdict(dict), defaultdict(dict)
-    speeds = iter(log_speeds(rows))
+    speeds = iter(log_speeds)
     for row in rows:
         if row["kind"] == "cell":
             load, faster = Load(**row["load"]), float(np.exp(next(speeds)))
