@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 # Behind all others: the folder has a packaging.py, which must not stand in for a library that others import.
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-surface = pytest.importorskip("surfaces.surface")
+from surfaces import surface
 
 LOADS = [{"concurrency": 8}, {"concurrency": 64}]
 
@@ -68,6 +69,24 @@ def test_a_pass_under_way_does_not_count(tmp_path: Path) -> None:
     assert rate_of(read, 2, 8) == (pytest.approx(100.0), 3)
     begun = recorded(tmp_path, {"kind": "pass", "again": 1, "cells_before": 6}, cell(2, LOADS[0], 300.0, 1))
     assert rate_of(begun, 2, 8)[1] == 1
+
+
+def test_a_reference_tells_how_fast_the_machine_was(tmp_path: Path) -> None:
+    """A cell that is measured in fast and slow minutes varies less where a server beside it varied alike."""
+    spells = [1.0, 0.7, 1.0, 0.7, 1.0, 0.7]
+    about, *cells = chosen(len(spells))
+    timed = [
+        row | {"at": 1e4 + 60.0 * (row["again"] - 1000), "rate": row["rate"] * spells[row["again"] - 1000]}
+        for row in cells
+        if row.get("chosen")
+    ]
+    alone = [about | {"beside": []}, *timed]
+    beside = [about | {"beside": []}, *(row | {"speed": 1000.0 * spells[row["again"] - 1000]} for row in timed)]
+    varied = []
+    for rows in (alone, beside):
+        (point,) = (each for each in recorded(tmp_path, *rows).points if len(each.measured) == len(spells))
+        varied.append(float(np.std(np.log([each.rate for each in point.measured]))))
+    assert varied[1] < varied[0] < np.std(np.log(spells))
 
 
 def test_what_may_be_good_decides(tmp_path: Path) -> None:

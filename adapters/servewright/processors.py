@@ -7,5 +7,5 @@ import sys
 
 
 def usable() -> int:
-    """Return how many there are, at least one; as TensorFlow counts them, a container's or taskset's bounds do."""
+    """Return how many the system may run it on, at least one; TensorFlow counts its own so, too."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

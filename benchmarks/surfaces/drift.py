@@ -2,8 +2,10 @@
 
 The processors are rented, and what others do on them slows every setting alike, for seconds or for minutes. Each cell
 is measured in several passes that lie far apart, so its rates tell two things: how fast the setting is, which is the
-same in every pass, and how fast the machine was, which is the same for what was measured just before and after it. The
-machine's part is a Gaussian process of time, one part of seconds and one of an hour; the settings' parts are free.
+same in every pass, and how fast the machine was, which is the same for what was measured just before and after it.
+Later passes have a reference beside them, one server that stays up and is loaded before and after each turn: it tells
+the same. The machine's part is a Gaussian process of time, one part of seconds and one of an hour; the settings' parts
+are free.
 """
 
 from __future__ import annotations

@@ -47,6 +47,12 @@ class Point:
     seen: Seen
     measured: tuple[Seen, ...]
 
+    def may_reach(self, rate: float, slo: Slo) -> bool:
+        """Tell whether it may have that rate and keep the promise, as surely as it is known."""
+        rate_off, tail_off = (math.exp(each / math.sqrt(len(self.measured))) for each in _UNSURE)
+        luckier = self.seen.model_copy(update={"p99_ms": self.seen.percentile_ms(0.99) / tail_off})
+        return self.seen.rate * rate_off >= rate and not slo.broken_by(luckier, asked=self.load.rate)
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -79,17 +85,12 @@ class Surface:
     @property
     def deciding(self) -> list[Point]:
         """The points that may be among the good ones within a promise, as surely as they are known."""
-        found: list[Point] = []
+        least: list[tuple[Slo, float]] = []
         for promise in self.promises_ms:
             slo = Slo(latency_ms=(("p99", promise),))
-            best = max(point.seen.rate for point in self.points if not slo.broken_by(point.seen, asked=point.load.rate))
-            for point in self.points:
-                rate_off, tail_off = (math.exp(each / math.sqrt(len(point.measured))) for each in _UNSURE)
-                seen = point.seen.model_copy(update={"p99_ms": point.seen.percentile_ms(0.99) / tail_off})
-                kept = not slo.broken_by(seen, asked=point.load.rate)
-                if kept and seen.rate * rate_off >= GOOD * best and point not in found:
-                    found.append(point)
-        return found
+            kept = [each.seen.rate for each in self.points if not slo.broken_by(each.seen, asked=each.load.rate)]
+            least.append((slo, GOOD * max(kept)))
+        return [point for point in self.points if any(point.may_reach(rate, slo) for slo, rate in least)]
 
 
 def key(settings: Settings) -> str:

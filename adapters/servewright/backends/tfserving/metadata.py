@@ -20,7 +20,7 @@ class NoSignatureError(ProbeError):
 
 
 class NoArraysError(ProbeError):
-    """A signature with a tensor that no spec can tell, such as a resource; the text names it."""
+    """A signature with a tensor that no spec can tell, such as a resource; the text tells its type."""
 
 
 def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
