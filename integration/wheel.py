@@ -26,9 +26,10 @@ def main() -> int:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
         subprocess.run(install, check=True, timeout=LONGEST_S)
         # Away from the checkout, whose folders would hide that a file is missing from the wheel.
-        for name in ("tests", "docs", "pyproject.toml", ".pre-commit-hooks.yaml"):
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, here / name)
+        for name in ("tests", "docs", "benchmarks"):
+            shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("*.jsonl", "__pycache__"))
+        for name in ("pyproject.toml", ".pre-commit-hooks.yaml"):
+            shutil.copyfile(ROOT / name, here / name)
         environment = os.environ | {"PYTHONPATH": str(site), "SERVEWRIGHT_EXPECT_PACKAGE": str(site / "servewright")}
         environment["SERVEWRIGHT_STATE"] = str(here / "state")
         environment["PATH"] = f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}"
