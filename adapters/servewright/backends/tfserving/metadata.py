@@ -20,7 +20,7 @@ class NoSignatureError(ProbeError):
 
 
 class NoArraysError(ProbeError):
-    """A signature with a tensor that no spec can tell, such as a resource; the text tells its type."""
+    """A signature with a tensor that no spec can tell, such as a resource; the text tells which, and its dtype."""
 
 
 def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
@@ -48,22 +48,15 @@ def signature(model: str, definitions: Mapping[str, Any], name: str) -> Signatur
 
     Raises `NoSignatureError` where the model has none of that name, and `NoArraysError` where no spec can tell it.
     """
-    from pydantic import ValidationError
-
     from servewright.spec import Signature
 
     name = name or DEFAULT_SIGNATURE
     if name not in definitions:
         raise NoSignatureError(f"{model} has no signature {name!r}; it has {', '.join(sorted(definitions)) or 'none'}")
-    found = definitions[name]
-    try:
-        return Signature(name=name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
-    except ValidationError as error:
-        complaint = error.errors()[0]
-        what = f"{'.'.join(map(str, complaint['loc']))} {complaint['input']!r}"
-        raise NoArraysError(
-            f"{model}: signature {name!r} cannot be served to arrays: {what}: {complaint['msg']}"
-        ) from error
+    found, what = definitions[name], f"{model}: signature {name!r} cannot be served to arrays"
+    return Signature(
+        name=name, inputs=_tensors(f"{what}: input", found.inputs), outputs=_tensors(f"{what}: output", found.outputs)
+    )
 
 
 def output_dtypes(definition: Any) -> dict[str, str]:
@@ -71,13 +64,22 @@ def output_dtypes(definition: Any) -> dict[str, str]:
     return {name: dtype_name(info.dtype) for name, info in definition.outputs.items()}
 
 
-def _tensors(infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+def _tensors(what: str, infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    from pydantic import ValidationError
+
     from servewright.spec import TensorSpec
 
-    return tuple(
-        TensorSpec.model_validate({"name": name, "dtype": dtype_name(info.dtype), "shape": shape(info)})
-        for name, info in sorted(infos.items())
-    )
+    found = []
+    for name, info in sorted(infos.items()):
+        try:
+            found.append(
+                TensorSpec.model_validate({"name": name, "dtype": dtype_name(info.dtype), "shape": shape(info)})
+            )
+        except ValidationError as error:
+            complaint = error.errors()[0]
+            of = ".".join(map(str, complaint["loc"]))
+            raise NoArraysError(f"{what} {name!r} has {of} {complaint['input']!r}: {complaint['msg']}") from error
+    return tuple(found)
 
 
 def shape(info: Any) -> tuple[int | None, ...] | None:
