@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servewright.tuning.live import settled
+from servewright.tuning.live import settled, until_settled
 
 # Rounds of a second and a half of a new TorchServe with a perceptron under 64 callers, as it compiled itself.
 COMPILING = (2033.0, 3096.0, 3795.0, 4041.0, 5583.0, 5946.0, 5742.0, 6047.0, 5693.0, 6117.0)
@@ -36,3 +36,15 @@ def test_growth_is_waited_for(rate: float, growth: float, rounds: int) -> None:
 def test_a_server_that_answers_nothing_has_settled() -> None:
     """What is wrong with it shows when it is measured."""
     assert settled([0.0] * 6)
+
+
+def test_a_server_is_loaded_until_it_has_settled() -> None:
+    """The tenth round is the last: the three from there back are no faster than the three before."""
+    rounds = iter((*COMPILING, 1.0))
+    assert until_settled(lambda: next(rounds), within_s=60.0) == list(COMPILING)
+    assert next(rounds) == 1.0
+
+
+def test_a_server_that_settles_at_once_is_loaded_once() -> None:
+    """As where its backend says that it takes no time."""
+    assert until_settled(iter(COMPILING).__next__, within_s=0.0) == [COMPILING[0]]

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +25,7 @@ import models
 from servewright import pipeline, registry
 from servewright.errors import ProbeError
 from servewright.load.measurement import Measurement
-from servewright.tuning import study, tuner
+from servewright.tuning import spec_text, study, tuner
 from servewright.tuning.journal import Journal
 from servewright.tuning.knobs import Demand
 from servewright.tuning.live import LiveBench, Serving, Subject, seen_of
@@ -49,6 +50,7 @@ REFERENCE: dict[str, Settings] = {  # strong settings that use both cores, as mo
 }  # fmt: skip
 REFERENCE_S = 0.6
 FIRST_DECIDING = 1000  # whole passes count from nothing, those over what decides from here
+BETWEEN = 8  # cells, at most, from one look at the reference to the next
 BESIDE = 12  # cells that are measured beside what decides, chosen by chance
 UNLIKE, TRIES_UNLIKE, USUAL_OF = 0.2, 2, 20  # in natural logarithms of the reference's rate
 T = TypeVar("T")
@@ -196,6 +198,8 @@ class Recorder:
             return
         # It stays up beside all others: how fast it is just then is how fast the machine is.
         with self._serving(REFERENCE[self.name.partition("-")[0]]) as reference:
+            # It must show the machine, and nothing of its own youth.
+            self.bench.loaded(reference, Load(concurrency=64).pace, seconds=self.bench.subject.tuning.settles_within_s)
             begin, together = time.monotonic(), self.options.side_by_side
             for place in range(0, len(work), together):
                 self._side_by_side(work[place : place + together], reference)
@@ -205,18 +209,20 @@ class Recorder:
 
     def _side_by_side(self, group: list[list[Wanted]], reference: Serving) -> None:
         with ExitStack() as stack:
-            servers = {_key(each[0].settings): stack.enter_context(self._serving(each[0].settings)) for each in group}
+            servers = stack.enter_context(self._all_serving([each[0].settings for each in group]))
             before = self._speed(reference)
             turns: dict[tuple[int, str], list[Wanted]] = {}
             for each in sorted((each for those in group for each in those), key=lambda each: each.again):
                 turns.setdefault((each.again, str(each.load)), []).append(each)
-            for (again, _), wanted in turns.items():
-                load = wanted[0].load
-                serving = [servers[_key(each.settings)] for each in wanted]
-                found, before = self._beside(reference, before, serving, load)
-                for each, cell in zip(wanted, found, strict=True):
-                    about = {"settings": each.settings, "load": load.model_dump(exclude_none=True), "again": again}
-                    self.journal.append("cell", about | ({"chosen": True} if each.chosen else {}) | cell)
+            for (again, _), turn in turns.items():
+                load = turn[0].load
+                for place in range(0, len(turn), BETWEEN):
+                    wanted = turn[place : place + BETWEEN]
+                    serving = [servers[_key(each.settings)] for each in wanted]
+                    found, before = self._beside(reference, before, serving, load)
+                    for each, cell in zip(wanted, found, strict=True):
+                        about = {"settings": each.settings, "load": load.model_dump(exclude_none=True), "again": again}
+                        self.journal.append("cell", about | ({"chosen": True} if each.chosen else {}) | cell)
 
     def _lengths(self) -> dict[str, float]:
         """Return how long a server is loaded before it counts, and how long each of its cells is."""
@@ -250,10 +256,8 @@ class Recorder:
         facts = self.journal.all("loads")
         if not facts:
             likely = [each for each in self.grid if (each.get("batchSize") or each.get("max_batch_size")) in (16, 32)]
-            tops = []
-            for settings in likely[:: max(1, len(likely) // 4)]:
-                with self._serving(settings) as serving:
-                    tops.append(self._cell(serving, Load(concurrency=64))["rate"])
+            with self._all_serving(likely[:: max(1, len(likely) // 4)]) as servers:
+                tops = [self._cell(serving, Load(concurrency=64))["rate"] for serving in servers.values()]
             rates = [float(f"{share * max(tops):.2g}") for share in SHARES]
             loads = [Load(concurrency=each) for each in CALLERS] + [Load(rate=each) for each in rates]
             self.journal.append("loads", {"loads": [each.model_dump(exclude_none=True) for each in loads]})
@@ -261,14 +265,43 @@ class Recorder:
         return [Load(**each) for each in facts[0]["loads"]]
 
     @contextmanager
+    def _all_serving(self, many: list[Settings]) -> Iterator[dict[str, Serving]]:
+        """Start what serves each of the settings; where batching is a model's own, one server for many of them.
+
+        A server that compiles itself has to do so once, then.
+        """
+        with ExitStack() as stack:
+            if "OMP_NUM_THREADS" not in many[0]:
+                yield {_key(each): stack.enter_context(self._serving(each)) for each in many}
+                return
+            found: dict[str, Serving] = {}
+            for threads in sorted({each["OMP_NUM_THREADS"] for each in many}):
+                those = [each for each in many if each["OMP_NUM_THREADS"] == threads]
+                found |= zip(map(_key, those), stack.enter_context(self._one_server(those)), strict=True)
+            yield found
+
+    @contextmanager
+    def _one_server(self, many: list[Settings]) -> Iterator[tuple[Serving, ...]]:
+        """Start one server that has the model once with each of the settings."""
+        subject = self.bench.subject
+        documents = []
+        for place, settings in enumerate(many):
+            name = {"name": f"{subject.document.spec.name}-{place}"}
+            named = replace(subject, text=spec_text.changed(subject.text, name, file=subject.document.file))
+            documents += named.with_settings(settings, backends=self.bench.backends).models
+        with self.bench.serving(replace(subject.fleet, models=tuple(documents))) as serving:
+            try:
+                yield serving
+            finally:
+                _end(serving[0])
+
+    @contextmanager
     def _serving(self, settings: Settings) -> Iterator[Serving]:
         with self.bench.running(settings) as serving:
             try:
                 yield serving
             finally:
-                # Nothing of it is needed any more: TorchServe's orderly end takes two seconds.
-                if serving.server.handle is not None:
-                    serving.server.handle.stop(0.0)
+                _end(serving)
 
     def _speed(self, reference: Serving) -> float:
         """Return how many requests per second the server that stays up answers just now."""
@@ -358,6 +391,12 @@ class Used:
         return max(foreign, 0.0) / whole, (self.host - before.host) / whole
 
 
+def _end(serving: Serving) -> None:
+    """Stop a server at once: nothing of it is needed any more, and TorchServe's orderly end takes two seconds."""
+    if serving.server.handle is not None:
+        serving.server.handle.stop(0.0)
+
+
 def _key(settings: Settings) -> str:
     return repr(sorted(settings.items()))
 
@@ -371,7 +410,7 @@ def main(about: str | None = None) -> int:
     parser.add_argument("--settle-in", type=float, default=1.5, help="how long a new server is loaded before it counts")
     parser.add_argument("--passes", type=int, default=1, help="how many times every cell is measured")
     parser.add_argument("--deciding", type=int, default=0, help="how often the cells that decide are measured anew")
-    parser.add_argument("--side-by-side", type=int, default=8, help="how many settings' servers run at a time")
+    parser.add_argument("--side-by-side", type=int, default=8, help="how many settings are served at a time")
     options = parser.parse_args()
     if options.side_by_side < 1:
         parser.error("--side-by-side takes at least one")

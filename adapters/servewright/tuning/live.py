@@ -24,6 +24,7 @@ from servewright.load.watching import server_of
 from servewright.load.workload import Closed, Pace, Workload, senders
 from servewright.samples import batchable
 from servewright.server import RunningServer
+from servewright.specfile import Document
 from servewright.tuning import spec_text
 from servewright.tuning.gain import half_width
 from servewright.tuning.knobs import Demand, Tuning
@@ -55,7 +56,7 @@ class Subject:
     trust: bool = False
 
     @property
-    def document(self) -> specfile.Document:
+    def document(self) -> Document:
         """The spec."""
         return self.fleet.models[0]
 
@@ -231,33 +232,43 @@ class LiveBench:
     @contextmanager
     def running(self, settings: Settings | None) -> Iterator[Serving]:
         """Start a server with ``settings``, the spec's own for none, for as long as the block lasts."""
-        subject = self.subject
-        fleet = subject.with_settings(settings, backends=self.backends)
-        document, backend = fleet.models[0], subject.backend
+        with self.serving(self.subject.with_settings(settings, backends=self.backends)) as (found,):
+            yield found
+
+    @contextmanager
+    def serving(self, fleet: Fleet) -> Iterator[tuple[Serving, ...]]:
+        """Start one server of all models of ``fleet``, each ready to be loaded, for as long as the block lasts."""
+        subject, backend = self.subject, self.subject.backend
         with runs.running() as run:
             artifact = packaging.package(fleet, backend, run.folder / "artifact", packed=False, trust=subject.trust)
             server, client = launching.start(fleet, backend, artifact, subject.choice)
             try:
-                inputs = requests.samples(document, file=subject.data)
-                payloads, headers = requests.prepared(
-                    document, backend, client, subject.transport, inputs, file=subject.data
-                )
                 self.identity = backend.identity(client)
-                serving = Serving(
-                    server=server, client=client, payloads=payloads, headers=headers, identity=self.identity
-                )
+                found = tuple(self._ready(document, server, client, self.identity) for document in fleet.models)
                 self.on_identity(self.identity)
-                self._settle_in(serving)
-                yield serving
+                self._settle_in(found)
+                yield found
             finally:
                 client.close()
                 server.stop()
 
-    def _settle_in(self, serving: Serving) -> None:
-        rates: list[float] = []
-        begin, within = time.monotonic(), min(self.subject.tuning.settles_within_s, _SETTLING_LASTS * self.each_s)
-        while not rates or not (settled(rates) or time.monotonic() >= begin + within):
-            rates.append(self.loaded(serving, _SETTLING_IN, seconds=self.settle_in_s, warm_up_s=0.0).rate)
+    def _ready(self, document: Document, server: RunningServer, client: Any, identity: Identity) -> Serving:
+        inputs = requests.samples(document, file=self.subject.data)
+        payloads, headers = requests.prepared(
+            document, self.subject.backend, client, self.subject.transport, inputs, file=self.subject.data
+        )
+        return Serving(server=server, client=client, payloads=payloads, headers=headers, identity=identity)
+
+    def _settle_in(self, models: Sequence[Serving]) -> None:
+        """Load a server's first model until it gets no faster, the others half a round: what compiles is the server."""
+        first, *others = models
+        within_s = min(self.subject.tuning.settles_within_s, _SETTLING_LASTS * self.each_s)
+        until_settled(lambda: self._settling(first, self.settle_in_s), within_s=within_s)
+        for each in others:
+            self._settling(each, self.settle_in_s / 2)
+
+    def _settling(self, serving: Serving, seconds: float) -> float:
+        return self.loaded(serving, _SETTLING_IN, seconds=seconds, warm_up_s=0.0).rate
 
     def _payload(self, serving: Serving, rows: int) -> tuple[Payload, ...]:
         subject, document = self.subject, self.subject.document
@@ -285,6 +296,14 @@ class LiveBench:
         if found.ended == "interrupted":
             raise KeyboardInterrupt
         return found
+
+
+def until_settled(load: Callable[[], float], *, within_s: float) -> list[float]:
+    """Load a server, once at least, until it gets no faster or the time is over; return the rates of all rounds."""
+    rates, until = [load()], time.monotonic() + within_s
+    while not settled(rates) and time.monotonic() < until:
+        rates.append(load())
+    return rates
 
 
 def settled(rates: Sequence[float]) -> bool:
