@@ -37,6 +37,15 @@ def test_a_tensor_that_is_no_array_is_named(side: str) -> None:
         metadata.signature("m", definitions(**sides), "serving_default")
 
 
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_signature_without_tensors_is_an_error_of_ours(side: str) -> None:
+    """TensorFlow saves a function of no arguments, too."""
+    sides: dict[str, dict[str, object]] = {"inputs": {"x": FLOATS}, "outputs": {"y": FLOATS}}
+    sides[side] = {}
+    with pytest.raises(metadata.NoArraysError, match=rf"signature 'serving_default' .*: {side} "):
+        metadata.signature("m", definitions(**sides), "serving_default")
+
+
 def test_a_signature_that_is_not_there_tells_those_that_are() -> None:
     with pytest.raises(metadata.NoSignatureError, match="no signature 'other'; it has serving_default"):
         metadata.signature("m", definitions(inputs={"x": FLOATS}, outputs={"y": FLOATS}), "other")

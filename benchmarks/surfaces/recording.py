@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -199,7 +200,8 @@ class Recorder:
         # It stays up beside all others: how fast it is just then is how fast the machine is.
         with self._serving(REFERENCE[self.name.partition("-")[0]]) as reference:
             # It must show the machine, and nothing of its own youth.
-            self.bench.loaded(reference, Load(concurrency=64).pace, seconds=self.bench.subject.tuning.settles_within_s)
+            settles_s = max(REFERENCE_S, self.bench.subject.tuning.settles_within_s)
+            self.bench.loaded(reference, Load(concurrency=64).pace, seconds=settles_s)
             begin, together = time.monotonic(), self.options.side_by_side
             for place in range(0, len(work), together):
                 self._side_by_side(work[place : place + together], reference)
@@ -270,13 +272,12 @@ class Recorder:
 
         A server that compiles itself has to do so once, then.
         """
+        together: defaultdict[str, list[Settings]] = defaultdict(list)
+        for each in many:
+            together[str(each.get("OMP_NUM_THREADS", _key(each)))].append(each)
         with ExitStack() as stack:
-            if "OMP_NUM_THREADS" not in many[0]:
-                yield {_key(each): stack.enter_context(self._serving(each)) for each in many}
-                return
             found: dict[str, Serving] = {}
-            for threads in sorted({each["OMP_NUM_THREADS"] for each in many}):
-                those = [each for each in many if each["OMP_NUM_THREADS"] == threads]
+            for those in together.values():
                 found |= zip(map(_key, those), stack.enter_context(self._one_server(those)), strict=True)
             yield found
 
@@ -293,15 +294,14 @@ class Recorder:
             try:
                 yield serving
             finally:
-                _end(serving[0])
+                # Nothing of it is needed any more: TorchServe's orderly end takes two seconds.
+                if (handle := serving[0].server.handle) is not None:
+                    handle.stop(0.0)
 
     @contextmanager
     def _serving(self, settings: Settings) -> Iterator[Serving]:
-        with self.bench.running(settings) as serving:
-            try:
-                yield serving
-            finally:
-                _end(serving)
+        with self._one_server([settings]) as (serving,):
+            yield serving
 
     def _speed(self, reference: Serving) -> float:
         """Return how many requests per second the server that stays up answers just now."""
@@ -389,12 +389,6 @@ class Used:
         whole = (self.at - before.at) * (os.cpu_count() or 1)
         foreign = (self.everybody - before.everybody) - (self.own - before.own)
         return max(foreign, 0.0) / whole, (self.host - before.host) / whole
-
-
-def _end(serving: Serving) -> None:
-    """Stop a server at once: nothing of it is needed any more, and TorchServe's orderly end takes two seconds."""
-    if serving.server.handle is not None:
-        serving.server.handle.stop(0.0)
 
 
 def _key(settings: Settings) -> str:

@@ -22,7 +22,7 @@ from servewright.load.measurement import Measurement
 from servewright.load.running import StartMethod, measure
 from servewright.load.watching import server_of
 from servewright.load.workload import Closed, Pace, Workload, senders
-from servewright.samples import batchable
+from servewright.samples import Arrays, batchable
 from servewright.server import RunningServer
 from servewright.specfile import Document
 from servewright.tuning import spec_text
@@ -98,8 +98,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """A server that runs with some settings, ready to be loaded."""
+    """A model that a server serves with some settings, ready to be loaded."""
 
+    document: Document
     server: RunningServer
     client: Any
     payloads: tuple[Payload, ...]
@@ -254,10 +255,10 @@ class LiveBench:
 
     def _ready(self, document: Document, server: RunningServer, client: Any, identity: Identity) -> Serving:
         inputs = requests.samples(document, file=self.subject.data)
-        payloads, headers = requests.prepared(
-            document, self.subject.backend, client, self.subject.transport, inputs, file=self.subject.data
+        payloads, headers = self._prepared(document, client, inputs)
+        return Serving(
+            document=document, server=server, client=client, payloads=payloads, headers=headers, identity=identity
         )
-        return Serving(server=server, client=client, payloads=payloads, headers=headers, identity=identity)
 
     def _settle_in(self, models: Sequence[Serving]) -> None:
         """Load a server's first model until it gets no faster, the others half a round: what compiles is the server."""
@@ -271,12 +272,15 @@ class LiveBench:
         return self.loaded(serving, _SETTLING_IN, seconds=seconds, warm_up_s=0.0).rate
 
     def _payload(self, serving: Serving, rows: int) -> tuple[Payload, ...]:
-        subject, document = self.subject, self.subject.document
-        inputs = [requests.stacked(document, rows, file=subject.data)]
-        found, _ = requests.prepared(
-            document, subject.backend, serving.client, subject.transport, inputs, file=subject.data
-        )
+        inputs = [requests.stacked(serving.document, rows, file=self.subject.data)]
+        found, _ = self._prepared(serving.document, serving.client, inputs)
         return found
+
+    def _prepared(
+        self, document: Document, client: Any, inputs: list[Arrays]
+    ) -> tuple[tuple[Payload, ...], Callable[[], Mapping[str, str]]]:  # fmt: skip
+        subject = self.subject
+        return requests.prepared(document, subject.backend, client, subject.transport, inputs, file=subject.data)
 
     def loaded(
         self, serving: Serving, pace: Pace, *, payloads: tuple[Payload, ...] = (), seconds: float = 0.0,

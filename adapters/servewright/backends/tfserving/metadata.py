@@ -10,6 +10,8 @@ from servewright.backends.tfserving.dtypes import dtype_name
 from servewright.errors import ProbeError
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from servewright.spec import Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -20,7 +22,7 @@ class NoSignatureError(ProbeError):
 
 
 class NoArraysError(ProbeError):
-    """A signature with a tensor that no spec can tell, such as a resource; the text tells which, and its dtype."""
+    """A signature that no spec can tell: one without inputs, or with a resource, which the text names with its dtype."""
 
 
 def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
@@ -48,15 +50,19 @@ def signature(model: str, definitions: Mapping[str, Any], name: str) -> Signatur
 
     Raises `NoSignatureError` where the model has none of that name, and `NoArraysError` where no spec can tell it.
     """
+    from pydantic import ValidationError
+
     from servewright.spec import Signature
 
     name = name or DEFAULT_SIGNATURE
     if name not in definitions:
         raise NoSignatureError(f"{model} has no signature {name!r}; it has {', '.join(sorted(definitions)) or 'none'}")
     found, what = definitions[name], f"{model}: signature {name!r} cannot be served to arrays"
-    return Signature(
-        name=name, inputs=_tensors(f"{what}: input", found.inputs), outputs=_tensors(f"{what}: output", found.outputs)
-    )
+    inputs, outputs = _tensors(f"{what}: input", found.inputs), _tensors(f"{what}: output", found.outputs)
+    try:
+        return Signature(name=name, inputs=inputs, outputs=outputs)
+    except ValidationError as error:
+        raise NoArraysError(f"{what}: {_complaint(error)}") from error
 
 
 def output_dtypes(definition: Any) -> dict[str, str]:
@@ -76,10 +82,13 @@ def _tensors(what: str, infos: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
                 TensorSpec.model_validate({"name": name, "dtype": dtype_name(info.dtype), "shape": shape(info)})
             )
         except ValidationError as error:
-            complaint = error.errors()[0]
-            of = ".".join(map(str, complaint["loc"]))
-            raise NoArraysError(f"{what} {name!r} has {of} {complaint['input']!r}: {complaint['msg']}") from error
+            raise NoArraysError(f"{what} {name!r} has {_complaint(error)}") from error
     return tuple(found)
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))} {first['input']!r}: {first['msg']}"
 
 
 def shape(info: Any) -> tuple[int | None, ...] | None:
