@@ -22,7 +22,7 @@ class NoSignatureError(ProbeError):
 
 
 class NoArraysError(ProbeError):
-    """A signature that no spec can tell: one without inputs, or with a resource, which the text names with its dtype."""
+    """A signature that no spec can tell: without inputs, or with a resource, which the text names with its dtype."""
 
 
 def from_json(answer: Any) -> tuple[int, Mapping[str, Any]]:
