@@ -77,7 +77,7 @@ def kept(goal: Goal, seen: Seen, load: Load) -> float:
 
 def ours(surface: Surface, goal: Goal) -> tuple[float, int]:
     recording = Recording(surface, goal)
-    found = search(surface.settings, goal, surface.scheduler, recording)
+    found = search(surface.tried, goal, surface.scheduler, recording)
     return (found.best.rate if found.best else 0.0), recording.asked
 
 

@@ -52,7 +52,7 @@ REFERENCE: dict[str, Settings] = {  # strong settings that use both cores, as mo
 REFERENCE_S = 0.6
 FIRST_DECIDING = 1000  # whole passes count from nothing, those over what decides from here
 BETWEEN = 8  # cells, at most, from one look at the reference to the next
-BESIDE = 12  # cells that are measured beside what decides, chosen by chance
+BESIDE = 6  # cells that are measured beside what decides, chosen by chance
 UNLIKE, TRIES_UNLIKE, USUAL_OF = 0.2, 2, 20  # in natural logarithms of the reference's rate
 T = TypeVar("T")
 

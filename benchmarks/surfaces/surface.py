@@ -25,6 +25,7 @@ from servewright import registry
 from servewright.load.saturation import KEEPS_UP, Slo
 from servewright.simulating import Scheduler
 from servewright.tuning import tuner
+from servewright.tuning.knobs import Demand, Tuning
 from servewright.tuning.study import Load, Seen, Settings
 
 HERE = Path(__file__).parent
@@ -56,12 +57,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Surface:
-    """``alone_ms``: median and upper bound of a request's time by its rows, alone, computed by one thread."""
+    """``alone_ms``: median and upper bound of a request's time by its rows, alone, computed by one thread.
+
+    ``tried`` are the settings that a tuner of its backend would try on that machine; some more are recorded.
+    """
 
     name: str
     scheduler: Scheduler
     points: tuple[Point, ...]
     alone_ms: dict[int, tuple[float, float]]
+    tried: tuple[Settings, ...]
 
     @property
     def settings(self) -> list[Settings]:
@@ -112,8 +117,18 @@ def read(path: Path) -> Surface:
     return _recorded(path.stem, rows) if "kind" in rows[0] else _older(path, rows)
 
 
-def _scheduler(backend: str) -> Scheduler:
-    return tuner.tuning_of(registry.get(backend)).scheduler
+def _tuning(backend: str) -> Tuning:
+    return tuner.tuning_of(registry.get(backend))
+
+
+def _tried(tuning: Tuning, rows: Iterable[dict[str, Any]], points: Sequence[Point]) -> tuple[Settings, ...]:
+    """Return the settings that could matter, as the backend tells; all, where nothing tells of the machine."""
+    settings = {key(point.settings): point.settings for point in points}.values()
+    cores = next((row["machine"]["cores"] for row in rows if row["kind"] == "study"), None)
+    if cores is None:
+        return tuple(settings)
+    demand = Demand.of([point.load for point in points], cores)
+    return tuple(each for each in settings if tuning.complete(each, demand) is not None)
 
 
 def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
@@ -137,7 +152,8 @@ def _recorded(name: str, rows: list[dict[str, Any]]) -> Surface:
         if row["kind"] == "service_times" and row["threads"] == 1
         for each in row["found"]
     }
-    return Surface(name, _scheduler(name.partition("-")[0]), tuple(points), alone)
+    tuning = _tuning(name.partition("-")[0])
+    return Surface(name, tuning.scheduler, tuple(points), alone, _tried(tuning, rows, points))
 
 
 def _seen_of(rows: list[dict[str, Any]], log_speeds: Iterable[float]) -> tuple[Cells, Cells]:
@@ -211,4 +227,5 @@ def _older(path: Path, rows: list[dict[str, Any]]) -> Surface:
                 error_share=cell["errors"] / max(cell["rate"] * _MEASURED_S + cell["errors"], 1),
             )  # fmt: skip
             points.append(Point(row["batching"], load, seen, (seen,)))
-    return Surface(path.stem, _scheduler("tfserving"), tuple(points), alone)
+    tried = {key(point.settings): point.settings for point in points}.values()
+    return Surface(path.stem, _tuning("tfserving").scheduler, tuple(points), alone, tuple(tried))
