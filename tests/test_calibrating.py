@@ -23,6 +23,7 @@ def server(setting: dict[str, int], pace: Pace) -> Predicted:
         sizes=np.array(list(ALONE_S)), batch_s=np.array([list(ALONE_S.values())]) - 2.5e-4,
         crowding=np.array([[1.0, 1.6]]), answer_s=one * 1e-4, company=one * 0.8, overlap=one * 0.4,
         fixed_s=one * 1.5e-4, spread=one * 0.15, waking_s=one * 4e-4, threading=one, gathering_s=one * 3e-5,
+        meeting_s=one * 0,
     )  # fmt: skip
     policy = SCHEDULER.policy([setting])
     if isinstance(pace, Closed):

@@ -25,7 +25,7 @@ def service(settings: int, *, batch_ms: Sequence[float] = (10.0, 10.0), crowding
     return Service(
         sizes=sizes, batch_s=np.tile(np.array(batch_ms) * MS, (settings, 1)),
         crowding=np.tile(np.array(crowding, np.float64), (settings, 1)), answer_s=flat, company=flat, overlap=flat,
-        fixed_s=flat, spread=flat, waking_s=flat, threading=flat + 1, gathering_s=flat,
+        fixed_s=flat, spread=flat, waking_s=flat, threading=flat + 1, gathering_s=flat, meeting_s=flat,
     )  # fmt: skip
 
 

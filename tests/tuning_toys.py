@@ -59,6 +59,7 @@ class Simulated:
             sizes=np.array(list(ALONE_MS)), batch_s=np.outer(one, list(ALONE_MS.values())) / 1e3 - 2e-4,
             crowding=np.outer(one, [1.0, 1.5]), answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3,
             fixed_s=one * 2e-4, spread=one * 0.1, waking_s=one * 3e-4, threading=one, gathering_s=one * 3e-5,
+            meeting_s=one * 0,
         )  # fmt: skip
         policy = SCHEDULER.policy(settings)
         if isinstance(load.pace, Closed):

@@ -28,8 +28,9 @@ class _Number(NamedTuple):
     differs: float
 
 
-# A few measurements do not tell every number, and what is usual fills in. It is about what fits to forty cells of each
-# of seven recorded surfaces have in common (`benchmarks/surfaces`): two servers, three models.
+# A few measurements do not tell every number, and what is usual fills in: about what fits to sixty cells of each of
+# seven recorded surfaces have in common (`benchmarks/surfaces`), two servers and three models. A scheduler tells of
+# which numbers its kind of server has others.
 _RANGES: Final[Mapping[str, _Number]] = {
     "fixed_s": _Number(5e-5, 8e-4, 2.5e-4, 2e-4),
     "answer_s": _Number(1e-6, 4e-4, 2e-4, 1e-4),
@@ -40,9 +41,10 @@ _RANGES: Final[Mapping[str, _Number]] = {
     "company": _Number(0.0, 2.5, 0.3, 0.5),
     "overlap": _Number(0.0, 1.0, 0.15, 0.2),
     "waking_s": _Number(0.0, 3e-3, 1.2e-3, 1e-3),
-    "threading": _Number(0.5, 4.0, 1.8, 1.2),
+    "threading": _Number(0.5, 2.0, 1.0, 0.3),
+    "meeting_s": _Number(0.0, 3e-3, 2e-4, 3e-4),
 }
-_LEAST, _GREATEST, _USUAL, _DIFFERS = np.array(list(_RANGES.values())).T
+_LEAST, _GREATEST, _, _ = np.array(list(_RANGES.values())).T
 _PULL: Final = 0.1
 _AVERAGED: Final = 12  # candidates: the luckiest is not the best, a simulation of a second is noisy too
 NUMBERS: Final = tuple(_RANGES)
@@ -88,7 +90,8 @@ class Model:
 
         A number is changed by as much as servers differ in it.
         """
-        steps = np.where(self.values + _DIFFERS <= _GREATEST, _DIFFERS, -_DIFFERS)
+        _, differs = _expected(self.scheduler)
+        steps = np.where(self.values + differs <= _GREATEST, differs, -differs)
         values = np.vstack([self.values, np.clip(self.values + np.diag(steps), _LEAST, _GREATEST)])
         shown = [
             _shown(_simulated(self, asked, each, seconds=_CHANGED_S, batches=_CHANGED_BATCHES))
@@ -132,6 +135,13 @@ def fit(
     return replace(model, values=values, error=float(_errors(model, cells, beside_s, values[None])[0]))
 
 
+def _expected(scheduler: Scheduler) -> tuple[Floats, Floats]:
+    """Return what is usual of each number on such a server, and by how much servers differ in it."""
+    found = [scheduler.usual.get(name, (number.usual, number.differs)) for name, number in _RANGES.items()]
+    usual, differs = np.array(found).T
+    return usual, differs
+
+
 def _errors(model: Model, cells: Sequence[Cell], beside_s: Mapping[int, float], candidates: Floats) -> Floats:
     asked = [(cell.setting, cell.pace) for cell in cells] * len(candidates)
     values = np.repeat(candidates, len(cells), axis=0)
@@ -140,7 +150,8 @@ def _errors(model: Model, cells: Sequence[Cell], beside_s: Mapping[int, float], 
     of_cells = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1)
     of_busy = [_WEIGHTS[1] * _off_beside(model, busy, seconds, candidates) for busy, seconds in beside_s.items()]
     errors: Floats = np.column_stack([of_cells, *of_busy]).mean(axis=1)
-    pull: Floats = (((candidates - _USUAL) / _DIFFERS) ** 2).sum(axis=1)
+    usual, differs = _expected(model.scheduler)
+    pull: Floats = (((candidates - usual) / differs) ** 2).sum(axis=1)
     return errors + _PULL * pull / len(cells)
 
 
@@ -204,4 +215,5 @@ def _service(model: Model, values: Floats) -> Service:
         crowding=np.stack([np.ones(len(values)), given["crowding"]], axis=1),
         answer_s=given["answer_s"], company=given["company"], overlap=given["overlap"], fixed_s=given["fixed_s"],
         spread=given["spread"], waking_s=given["waking_s"], threading=given["threading"],
+        meeting_s=given["meeting_s"],
     )  # fmt: skip

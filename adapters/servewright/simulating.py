@@ -7,7 +7,7 @@ for one. What makes a server special, when a batch starts, is its backend's `Sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """How a server batches; ``policy`` reads settings as the server names them."""
+    """How a server batches; ``policy`` reads settings as the server names them.
+
+    ``usual`` tells of numbers of `Service` what they usually are on such servers, and by how much servers differ in
+    them, where that is not the same for all kinds.
+    """
 
     start: Start
     policy: Callable[[Sequence[Mapping[str, Any]]], Policy]
+    usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +84,9 @@ class Service:
     after the other. ``overlap``: the share, 0 to 1, of that time by which a batch that runs meanwhile takes longer.
     ``fixed_s``: latency that costs nobody's time. ``spread``: the standard deviation of the logarithm of a batch's
     time, whose mean it leaves alone. ``waking_s``: what a batch takes longer on a machine that was idle for some
-    milliseconds. ``threading``: the factor for each doubling of the threads that compute a batch together; over 1 where
-    they hinder each other, as they do where others need the cores.
+    milliseconds. ``threading``: the factor for each doubling of the threads that compute a batch together; under 1
+    where that helps. ``meeting_s``: what they wait for each other in a batch, for each doubling: long, where others
+    need the cores.
     """
 
     sizes: Ints
@@ -94,6 +100,7 @@ class Service:
     overlap: Floats
     waking_s: Floats
     threading: Floats
+    meeting_s: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +192,9 @@ class _Steps:
         self.worker = np.zeros(rows, np.int64)
         self.table = _tables(policy, service)
         self.table[:, 2:] += service.gathering_s[:, None] * np.arange(1, self.table.shape[1] - 1)
-        self.table[:, 2:] *= (service.threading ** np.log2(policy.threads))[:, None]  # one row is no work to share
+        doublings = np.log2(policy.threads)
+        self.table[:, 2:] *= (service.threading**doublings)[:, None]  # one row is no work to share
+        self.table[:, 1:] += (service.meeting_s * doublings)[:, None]
         self.finished: list[tuple[Floats, Ints]] = []
 
     def next_start(self, start: Start, first: Floats, full: Floats) -> tuple[Floats, Floats]:
