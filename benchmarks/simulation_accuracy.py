@@ -4,8 +4,8 @@
     python benchmarks/simulation_accuracy.py torchserve-mlp --seeds 3
 
 The model is calibrated with a twentieth of the cells, drawn by a seed from a tenth of the settings, and predicts all
-cells of all other settings. Beside the errors stands the spread: by how much a cell differs that was measured again,
-where the surface has such. A prediction cannot be nearer than a measurement repeats.
+cells of all other settings that a tuner would try. Beside the errors stands the spread: by how much a cell differs that
+was measured again, where the surface has such. A prediction cannot be nearer than a measurement repeats.
 """
 
 from __future__ import annotations
@@ -43,8 +43,13 @@ def off(found: Sequence[float] | Floats, true: Sequence[float] | Floats) -> Floa
 def predicted(surface: Surface, seed: int) -> None:
     """Calibrate with a few settings, predict the rest, and print the errors."""
     random = np.random.default_rng(seed)
-    points = [point for point in surface.points if point.seen.p99_ms and point.seen.error_share <= MOST_ERRORS]
-    settings = surface.settings
+    settings = surface.tried
+    tried = {key(each) for each in settings}
+    points = [
+        point
+        for point in surface.points
+        if key(point.settings) in tried and point.seen.p99_ms and point.seen.error_share <= MOST_ERRORS
+    ]
     chosen = random.choice(len(settings), max(len(settings) // 10, 4), replace=False)
     calibrated = {key(settings[at]) for at in chosen.tolist()}
     pool = [point for point in points if key(point.settings) in calibrated]
@@ -105,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     for surface in surfaces(arguments.surfaces):
-        print(f"{surface.name}: {len(surface.settings)} settings, {len(surface.loads)} loads", flush=True)
+        print(f"{surface.name}: {len(surface.tried)} settings, {len(surface.loads)} loads", flush=True)
         spread(surface)
         for seed in range(arguments.seeds):
             predicted(surface, seed)

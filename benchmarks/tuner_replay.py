@@ -4,11 +4,12 @@
     python benchmarks/tuner_replay.py torchserve-mlp --seeds 20 --rows rows.jsonl
 
 A surface (``surfaces/``, and what lies in ``SERVEWRIGHT_SURFACES``) is replayed: a point is a batching setting under a
-load, and a strategy sees of it what was recorded. Every strategy may ask for one point in twenty; service times count
-as points. The promises of a surface are four p99 that a tenth, three, five and seven tenths of its points keep. The
-table tells in how many of the seeds a strategy's pick has at least 95 % of the best throughput that any point has
-within the promise, and the mean share. Its last row, "all else known", is what nobody can do: it reads every point but
-one before it says what that one shows, and asks for the most promising. What it misses is luck, of one measurement.
+load, and a strategy sees of it what was recorded. Ours asks only for settings that a tuner tries, as it does on a
+server; the best is sought among all. Every strategy may ask for one point in twenty; service times count as points. The
+promises of a surface are four p99 that a tenth, three, five and seven tenths of its points keep. The table tells in how
+many of the seeds a strategy's pick has at least 95 % of the best throughput that any point has within the promise, and
+the mean share. Its last row, "all else known", is what nobody can do: it reads every point but one before it says what
+that one shows, and asks for the most promising. What it misses is luck, of one measurement.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,12 @@ def test_tells_which_settings_depend_on_a_number() -> None:
     assert changes.shape == (len(NUMBERS), 2, 1 + len(PERCENTILES))
     one, two = np.abs(changes[NUMBERS.index("crowding"), :, 0])
     assert two > 0.05 > 5 * one
+
+
+def test_what_no_measurement_tells_is_what_is_usual_of_such_a_server() -> None:
+    """One thread shows nothing of what two cost each other: there the scheduler's word counts."""
+    known = [cell(setting(4, 0, 1), Closed(concurrency=8))]
+    number = NUMBERS.index("crowding")
+    for usual in (1.2, 2.4):
+        scheduler = replace(SCHEDULER, usual={"crowding": (usual, 0.05)})
+        assert fit(scheduler, ALONE_S, known, rounds=6).values[number] == pytest.approx(usual, abs=0.2)

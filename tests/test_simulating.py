@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,18 @@ class TestTorchServe:
         fitting, waiting = simulate_closed(torchserve.start, both, service(2), np.array([8, 8]))
         assert fitting.rate == pytest.approx(800, rel=0.01)
         assert waiting.rate == pytest.approx(8 / 0.110, rel=0.01)
+
+    def test_threads_that_compute_together_wait_for_each_other(self) -> None:
+        """Two threads halve what a batch takes, and meet for a time that its size does not change; also for one row."""
+        times = replace(service(2), threading=np.full(2, 0.5), meeting_s=np.full(2, 3 * MS))
+        policy = torchserve.policy([{"batchSize": 8, "OMP_NUM_THREADS": threads} for threads in (1, 2)])
+        one, two = simulate_closed(torchserve.start, policy, times, np.array([8, 8]))
+        assert one.rate == pytest.approx(8 / 0.010, rel=0.01)
+        assert two.rate == pytest.approx(8 / 0.008, rel=0.01)
+        policy = torchserve.policy([{"batchSize": 1, "OMP_NUM_THREADS": threads} for threads in (1, 2)])
+        one, two = simulate_closed(torchserve.start, policy, times, np.array([8, 8]))
+        assert one.rate == pytest.approx(1 / 0.010, rel=0.01)
+        assert two.rate == pytest.approx(1 / 0.013, rel=0.01)
 
 
 class TestAnyScheduler:

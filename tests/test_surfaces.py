@@ -96,3 +96,19 @@ def test_what_may_be_good_decides(tmp_path: Path) -> None:
     assert {each.settings["max_batch_size"] for each in read.deciding} == {8}
     close = recorded(tmp_path, middling=170.0)
     assert {each.settings["max_batch_size"] for each in close.deciding} == {4, 8}
+
+
+def test_a_surface_tells_which_settings_a_tuner_would_try(tmp_path: Path) -> None:
+    """More threads than cores are recorded, and never tried: they collapse."""
+    times = {"kind": "service_times", "threads": 1, "found": [{"rows": 1, "ms": 1.0, "high_ms": 1.1}]}
+    fits, does_not = (
+        {"batchSize": 4, "maxBatchDelay": 1, "workers": 2, "OMP_NUM_THREADS": threads, "jobQueueSize": 128}
+        for threads in (1, 2)
+    )
+    cells = [cell(4, load, 100.0, 0) | {"settings": each} for each in (fits, does_not) for load in LOADS]
+    study = {"kind": "study", "machine": {"cores": 2}}
+    path = tmp_path / "torchserve-toy.jsonl"
+    path.write_text("\n".join(map(json.dumps, [study, {"kind": "loads", "loads": LOADS}, times, *cells])))
+    read = surface.read(path)
+    assert read.settings == [fits, does_not]
+    assert read.tried == (fits,)

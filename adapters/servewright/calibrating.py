@@ -35,7 +35,7 @@ _RANGES: Final[Mapping[str, _Number]] = {
     "fixed_s": _Number(5e-5, 8e-4, 2.5e-4, 2e-4),
     "answer_s": _Number(1e-6, 4e-4, 2e-4, 1e-4),
     "gathering_s": _Number(0.0, 6e-4, 5e-5, 1.5e-4),
-    "scale": _Number(0.7, 1.5, 1.0, 0.25),
+    "scale": _Number(0.5, 1.7, 1.0, 0.25),
     "crowding": _Number(1.0, 3.0, 1.8, 0.4),
     "spread": _Number(0.02, 0.8, 0.45, 0.15),
     "company": _Number(0.0, 2.5, 0.3, 0.5),

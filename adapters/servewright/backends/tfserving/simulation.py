@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,6 +14,13 @@ from servewright.simulating import Floats, Moment, Policy, Scheduler
 _LOOKS_EVERY_S = 1e-3
 _DEFAULT_THREADS = 4
 _UNBOUNDED = 1 << 40
+# A batch is put together and taken apart in C++, beside its computation; its threads share one pool.
+_USUAL: Final = {
+    "gathering_s": (2e-5, 5e-5),
+    "crowding": (1.65, 0.2),
+    "spread": (0.33, 0.12),
+    "waking_s": (1.8e-3, 1e-3),
+}
 
 
 def start(moment: Moment) -> tuple[Floats, Floats]:
@@ -52,4 +59,4 @@ def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
     )
 
 
-SCHEDULER = Scheduler(start, policy)
+SCHEDULER = Scheduler(start, policy, _USUAL)
