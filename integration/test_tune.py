@@ -51,6 +51,7 @@ class Bench:
             sizes=np.array([1, 64]), batch_s=np.array([[0.8e-3, 7.8e-3]]), crowding=np.array([[1.0, 1.5]]),
             answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3, fixed_s=one * 2e-4, spread=one * 0.1,
             waking_s=one * 3e-4, threading=one, gathering_s=one * 3e-5,
+            meeting_s=one * 0,
         )
         policy = SCHEDULER.policy([question.settings])
         seen = simulate_closed(SCHEDULER.start, policy, service, np.array([64]), batches=100)[0]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from servewright.backends.tfserving.simulation import SCHEDULER
-from servewright.calibrating import NUMBERS, PERCENTILES, Cell, fit
+from servewright.backends.tfserving import simulation as tfserving
+from servewright.backends.torchserve import simulation as torchserve
+from servewright.calibrating import LIMITS, NUMBERS, PERCENTILES, Cell, fit
 from servewright.load.arrivals import Arrivals
 from servewright.load.workload import Closed, Pace
 from servewright.simulating import Predicted, Service, simulate_closed, simulate_open
 from servewright.tuning.belief import Belief
 from servewright.tuning.study import Load
+
+SCHEDULER = tfserving.SCHEDULER
 
 ALONE_S = {1: 1.0e-3, 4: 1.6e-3, 16: 3.0e-3, 64: 8.0e-3}
 
@@ -97,3 +101,12 @@ def test_what_no_measurement_tells_is_what_is_usual_of_such_a_server() -> None:
     for usual in (1.2, 2.4):
         scheduler = replace(SCHEDULER, usual={"crowding": (usual, 0.05)})
         assert fit(scheduler, ALONE_S, known, rounds=6).values[number] == pytest.approx(usual, abs=0.2)
+
+
+@pytest.mark.parametrize("backend", [tfserving, torchserve])
+def test_schedulers_tell_of_numbers_that_there_are(backend: Any) -> None:
+    """A name that the model does not have would be passed over, and a value that it may not have never be found."""
+    for name, (usual, differs) in backend.SCHEDULER.usual.items():
+        least, greatest = LIMITS[name]
+        assert least <= usual <= greatest
+        assert 0 < differs < greatest - least

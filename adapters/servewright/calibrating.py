@@ -44,7 +44,8 @@ _RANGES: Final[Mapping[str, _Number]] = {
     "threading": _Number(0.5, 2.0, 1.0, 0.3),
     "meeting_s": _Number(0.0, 3e-3, 2e-4, 3e-4),
 }
-_LEAST, _GREATEST, _, _ = np.array(list(_RANGES.values())).T
+LIMITS: Final = {name: (number.least, number.greatest) for name, number in _RANGES.items()}
+_LEAST, _GREATEST = np.array(list(LIMITS.values())).T
 _PULL: Final = 0.1
 _AVERAGED: Final = 12  # candidates: the luckiest is not the best, a simulation of a second is noisy too
 NUMBERS: Final = tuple(_RANGES)

@@ -71,7 +71,7 @@ class Surface:
     @property
     def settings(self) -> list[Settings]:
         """Every setting once, in the order recorded."""
-        return list({key(point.settings): point.settings for point in self.points}.values())
+        return _distinct(self.points)
 
     @property
     def loads(self) -> tuple[Load, ...]:
@@ -103,6 +103,10 @@ def key(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
+def _distinct(points: Sequence[Point]) -> list[Settings]:
+    return list({key(point.settings): point.settings for point in points}.values())
+
+
 def surfaces(names: Iterable[str] = ()) -> list[Surface]:
     """Return the whole surfaces of this folder, and those in the folder that ``SERVEWRIGHT_SURFACES`` names."""
     folders = [HERE, *(Path(each) for each in [os.environ.get("SERVEWRIGHT_SURFACES")] if each)]
@@ -123,7 +127,7 @@ def _tuning(backend: str) -> Tuning:
 
 def _tried(tuning: Tuning, rows: Iterable[dict[str, Any]], points: Sequence[Point]) -> tuple[Settings, ...]:
     """Return the settings that could matter, as the backend tells; all, where nothing tells of the machine."""
-    settings = {key(point.settings): point.settings for point in points}.values()
+    settings = _distinct(points)
     cores = next((row["machine"]["cores"] for row in rows if row["kind"] == "study"), None)
     if cores is None:
         return tuple(settings)
@@ -227,5 +231,5 @@ def _older(path: Path, rows: list[dict[str, Any]]) -> Surface:
                 error_share=cell["errors"] / max(cell["rate"] * _MEASURED_S + cell["errors"], 1),
             )  # fmt: skip
             points.append(Point(row["batching"], load, seen, (seen,)))
-    tried = {key(point.settings): point.settings for point in points}.values()
-    return Surface(path.stem, _tuning("tfserving").scheduler, tuple(points), alone, tuple(tried))
+    tuning = _tuning("tfserving")
+    return Surface(path.stem, tuning.scheduler, tuple(points), alone, _tried(tuning, (), points))

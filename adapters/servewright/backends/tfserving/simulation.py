@@ -14,7 +14,8 @@ from servewright.simulating import Floats, Moment, Policy, Scheduler
 _LOOKS_EVERY_S = 1e-3
 _DEFAULT_THREADS = 4
 _UNBOUNDED = 1 << 40
-# A batch is put together and taken apart in C++, beside its computation; its threads share one pool.
+# What fits to recorded surfaces of the server and of its stand-in have in common: no request of a batch is unpacked by
+# itself, and batch threads, which share one pool, hinder each other more than processes do.
 _USUAL: Final = {
     "gathering_s": (2e-5, 5e-5),
     "crowding": (1.65, 0.2),

@@ -12,8 +12,8 @@ from servewright.simulating import Floats, Moment, Policy, Scheduler
 _DEFAULT_DELAY_MS = 100
 _DEFAULT_QUEUE = 100
 _UNBOUNDED = 1 << 40
-# Workers are processes, which share no lock, and unpack each request of a batch in Python; OpenMP's threads wait for
-# each other, and for a core.
+# What fits to recorded surfaces have in common. Workers are processes, which share no lock, and unpack each request of
+# a batch in Python; OpenMP's threads wait for each other, and for a core.
 _USUAL: Final = {
     "gathering_s": (8e-5, 8e-5),
     "scale": (1.25, 0.2),
