@@ -258,7 +258,7 @@ class OnceSimulated:
     """A fitted model that remembers what it said of the grid."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.values, self.error = model, model.values, model.error
+        self.model, self.values, self.error, self.scheduler = model, model.values, model.error, model.scheduler
         self.said: Any = None
         self.changes: Any = None
 

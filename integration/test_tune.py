@@ -22,53 +22,26 @@ from servewright.tuning import study
 
 SMALL = ("--each", "1s", "--rounds", "2", "--concurrency", "8", "--time", "5m")
 KILLS = 20
+TOYS = Path(__file__).parent.parent / "tests"
 # Studies on a simulated server, in the folders that it is told; it says which process each is, and how that ended.
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
-import numpy as np
-from servewright.backends.tfserving.simulation import SCHEDULER
-from servewright.simulating import Service, simulate_closed
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import search
-from servewright.tuning.study import Goal, Load, Measured, ServiceTime
+from tuning_toys import GRID, SCHEDULER, Simulated, goal
 
-MS = {1: 1.0, 64: 8.0}
-GRID = [
-    {"max_batch_size": size, "batch_timeout_micros": delay, "num_batch_threads": threads, "max_enqueued_batches": 100}
-    for size in (4, 16, 64) for delay in (0, 2000) for threads in (1, 2)
-]
-
-class Bench:
-    def service_times(self, rows):
-        return [ServiceTime(rows=each, ms=MS[each], low_ms=MS[each], high_ms=MS[each]) for each in rows]
-
+class Bench(Simulated):
     def measure(self, question):
         time.sleep(0.02)
-        one = np.ones(1)
-        service = Service(
-            sizes=np.array([1, 64]), batch_s=np.array([[0.8e-3, 7.8e-3]]), crowding=np.array([[1.0, 1.5]]),
-            answer_s=one * 1e-4, company=one * 0.6, overlap=one * 0.3, fixed_s=one * 2e-4, spread=one * 0.1,
-            waking_s=one * 3e-4, threading=one, gathering_s=one * 3e-5,
-            meeting_s=one * 0,
-        )
-        policy = SCHEDULER.policy([question.settings])
-        seen = simulate_closed(SCHEDULER.start, policy, service, np.array([64]), batches=100)[0]
-        p50, p90, p99 = (seen.percentile_ms(share) for share in (0.5, 0.9, 0.99))
-        return Measured(
-            rate=seen.rate, p50_ms=p50, p90_ms=p90, p99_ms=p99, index=question.index, stage=question.stage,
-            settings=question.settings, load=question.load, predicted=question.predicted,
-        )
-
-    def over(self):
-        return False
+        return super().measure(question)
 
 def run(folder):
     path = Path(folder) / NAME
     journal = Journal.resume(path) if path.exists() and b"\\n" in path.read_bytes() else Journal.create(path, {})
-    goal = Goal(maximise="rate", latency_ms={"p99": 100.0}, errors=0.0, loads=(Load(concurrency=64),), budget=11)
-    found = search(GRID, goal, SCHEDULER, Recalling(Bench(), journal), rounds=1)
+    asked = goal(p99_ms=100.0, budget=11)
+    found = search(GRID, asked, SCHEDULER, Recalling(Bench(asked), journal), rounds=1)
     (Path(folder) / "found.json").write_text(json.dumps([found.best.settings, len(found.measurements)]))
 
 # Imports take longer than a study: each is a child that has them already.
@@ -106,7 +79,7 @@ class Studies:
 @pytest.fixture
 def studies() -> Iterator[Studies]:
     command = [sys.executable, "-c", PROGRAM]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOYS)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:

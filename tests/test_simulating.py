@@ -93,6 +93,17 @@ class TestTensorFlowServing:
         found = self.see([0, 0, 0], max_batch_size=4, allowed_batch_sizes=(2, 4), kind={"batch_ms": sizes})
         assert latencies(found) == [4, 4, 4]
 
+    def test_tells_how_a_server_works(self) -> None:
+        """One caller whose request waits for company leaves the thread idle; many callers never do."""
+        setting = {"max_batch_size": 8, "num_batch_threads": 1, "batch_timeout_micros": 10_000}
+        policy = tfserving.policy([setting, setting])
+        idle, busy = simulate_closed(tfserving.start, policy, service(2), np.array([1, 64]))
+        assert (idle.mean_batch, busy.mean_batch) == (1, 8)
+        assert idle.busy == pytest.approx(10 / 20.5, rel=0.02)
+        assert busy.busy == pytest.approx(1.0)
+        opened = self.see([0, 50, 100], max_batch_size=8)
+        assert opened.busy == pytest.approx(30 / 110)
+
     def test_the_servers_own_threads_cap_the_batch(self) -> None:
         """Eight server threads never hold more than eight requests, whatever the batch might take."""
         policy = tfserving.policy([{"max_batch_size": 64, "num_batch_threads": 1, "server_threads": 8}])

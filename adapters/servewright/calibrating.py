@@ -81,26 +81,31 @@ class Model:
     values: Floats
     error: float
 
-    def simulated(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
-        """Return the simulation's bare word, a row for each of ``asked``: the rate, and latencies by `PERCENTILES`."""
+    def simulated(self, asked: Sequence[tuple[Setting, Pace]]) -> list[Predicted]:
+        """Return the simulation's bare word on each of ``asked``."""
         values = np.tile(self.values, (len(asked), 1))
-        return _shown(_simulated(self, asked, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES))
+        return _simulated(self, asked, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES)
 
     def sensitivity(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
-        """Return by how much the logarithms of `simulated` change with each of the model's numbers: a block for each.
+        """Return by how much the logarithms of what is `shown` change with each number of the model: a block for each.
 
         A number is changed by as much as servers differ in it.
         """
         _, differs = _expected(self.scheduler)
         steps = np.where(self.values + differs <= _GREATEST, differs, -differs)
         values = np.vstack([self.values, np.clip(self.values + np.diag(steps), _LEAST, _GREATEST)])
-        shown = [
-            _shown(_simulated(self, asked, each, seconds=_CHANGED_S, batches=_CHANGED_BATCHES))
+        changed = [
+            shown(_simulated(self, asked, each, seconds=_CHANGED_S, batches=_CHANGED_BATCHES))
             for each in np.repeat(values[:, None], len(asked), axis=1)
         ]
-        logs = np.log(np.maximum(shown, 1e-9))
+        logs = np.log(np.maximum(changed, 1e-9))
         found: Floats = np.clip(logs[1:] - logs[0], -_MOST_OFF, _MOST_OFF)
         return found
+
+
+def shown(predicted: Sequence[Predicted]) -> Floats:
+    """Return a row for each of ``predicted``: the rate, and latencies by `PERCENTILES` in milliseconds."""
+    return np.array([(each.rate, *(each.percentile_ms(share) for share in PERCENTILES)) for each in predicted])
 
 
 def fit(
@@ -146,8 +151,8 @@ def _expected(scheduler: Scheduler) -> tuple[Floats, Floats]:
 def _errors(model: Model, cells: Sequence[Cell], beside_s: Mapping[int, float], candidates: Floats) -> Floats:
     asked = [(cell.setting, cell.pace) for cell in cells] * len(candidates)
     values = np.repeat(candidates, len(cells), axis=0)
-    shown = _shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
-    off = np.abs(np.log(shown / np.tile(_measured(cells), (len(candidates), 1))))
+    simulated = shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
+    off = np.abs(np.log(simulated / np.tile(_measured(cells), (len(candidates), 1))))
     of_cells = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1)
     of_busy = [_WEIGHTS[1] * _off_beside(model, busy, seconds, candidates) for busy, seconds in beside_s.items()]
     errors: Floats = np.column_stack([of_cells, *of_busy]).mean(axis=1)
@@ -171,10 +176,6 @@ def _off_beside(model: Model, busy: int, seconds: float, candidates: Floats) -> 
 
 def _measured(cells: Sequence[Cell]) -> Floats:
     return np.array([(cell.rate, *cell.percentiles_ms) for cell in cells])
-
-
-def _shown(predicted: Sequence[Predicted]) -> Floats:
-    return np.array([(each.rate, *(each.percentile_ms(share) for share in PERCENTILES)) for each in predicted])
 
 
 def _simulated(

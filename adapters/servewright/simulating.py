@@ -105,11 +105,15 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """What users of one setting would see; ``rate`` in good answers per second, latencies in milliseconds."""
+    """What users of one setting would see; ``rate`` in good answers per second, latencies in milliseconds.
+
+    How it works, too: ``mean_batch`` in requests, and for which share of their time its workers are ``busy``.
+    """
 
     rate: float
     error_share: float
     mean_batch: float
+    busy: float
     latencies_ms: Floats
 
     def percentile_ms(self, share: float) -> float:
@@ -188,6 +192,7 @@ class _Steps:
         self.last = np.zeros(rows)
         self.io_free = np.zeros(rows)
         self.busy_until = np.zeros(rows)
+        self.worked = np.zeros(rows)
         self.random = np.random.default_rng(seed)
         self.worker = np.zeros(rows, np.int64)
         self.table = _tables(policy, service)
@@ -227,6 +232,7 @@ class _Steps:
         idle = np.maximum(begin - np.maximum(self.busy_until, self.io_free), 0.0)
         took += self.service.waking_s * (1.0 - np.exp(-idle / _FALLS_ASLEEP_S))
         end = begin + took
+        self.worked += np.where(active, took, 0.0)
         self.busy_until = np.where(active, np.maximum(self.busy_until, end), self.busy_until)
         self.free[self.each, self.worker] = np.where(active, end, self.free[self.each, self.worker])
         self.size[self.each, self.worker] = np.where(active, taken, self.size[self.each, self.worker])
@@ -236,11 +242,16 @@ class _Steps:
         self.finished.append((answers, taken))
         return end, answers
 
+    def busy(self) -> Floats:
+        """Return for what share of their time the workers of each setting ran batches."""
+        share: Floats = self.worked / np.maximum(self.busy_until * self.policy.workers, 1e-9)
+        return share
+
     def predicted(self, queued: Floats, rejected: Ints, arrivals: Floats) -> list[Predicted]:
         """Return what users saw, without the first tenth of them."""
         answers = np.array([each[0] for each in self.finished])
         taken = np.array([each[1] for each in self.finished])
-        found = []
+        found, busy = [], self.busy()
         for row in range(len(self.policy)):
             counts = taken[:, row]
             position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -254,6 +265,7 @@ class _Steps:
                     rate=float((len(done) - skip) / span) if span > 0 else 0.0,
                     error_share=float(rejected[row] / offered) if offered else 0.0,
                     mean_batch=float(counts[counts > 0].mean()) if counts.any() else 0.0,
+                    busy=float(busy[row]),
                     latencies_ms=(done - came + self.service.fixed_s[row])[skip:] * 1000,
                 )
             )
@@ -289,10 +301,10 @@ def simulate_closed(
         waited = (done - came)[mine]
         latencies.append((taken, waited, np.where(taken > 0, end, 0.0)))
         came = np.where(mine, done, came)
-    return _closed(latencies, batches)
+    return _closed(latencies, batches, step.busy())
 
 
-def _closed(latencies: list[tuple[Ints, Floats, Floats]], batches: int) -> list[Predicted]:
+def _closed(latencies: list[tuple[Ints, Floats, Floats]], batches: int, busy: Floats) -> list[Predicted]:
     """Return what callers saw, without the first fifth of the batches."""
     skip = batches // 5
     taken = np.array([each[0] for each in latencies])
@@ -310,6 +322,7 @@ def _closed(latencies: list[tuple[Ints, Floats, Floats]], batches: int) -> list[
             rate=float(counted[:, row].sum() / spans[row]),
             error_share=0.0,
             mean_batch=float(counted[:, row].mean()),
+            busy=float(busy[row]),
             latencies_ms=waited[bounds[row] : bounds[row + 1]] * 1000,
         )
         for row in range(rows)

@@ -1,10 +1,11 @@
 """What is believed of settings that were not measured: the simulation's word, corrected by what was measured near them.
 
 The correction is a Gaussian process over the logarithm of measured by simulated. What the simulation gets wrong it gets
-wrong for all settings, for all under one load, for those that have one knob's value in common, and for neighbours, one
-step of a knob apart. And the numbers of the model may be wrong, for few measurements do not tell them: one setting that
-is off by what a number would do tells of all others in which that number matters. It says how sure it is, too: a search
-needs both.
+wrong for all settings, for all under one load, for those that have one knob's value in common, for neighbours, one
+step of a knob apart, and for those that work alike: whose callers come in step and fill batch after batch, whose queue
+never empties, or whose batches wait for their time. And the numbers of the model may be wrong, for few measurements do
+not tell them: one setting that is off by what a number would do tells of all others in which that number matters. It
+says how sure it is, too: a search needs both.
 """
 
 from __future__ import annotations
@@ -17,19 +18,34 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from servewright.calibrating import Model
+from servewright.calibrating import Model, shown
 from servewright.load.saturation import least_of
-from servewright.simulating import Floats
+from servewright.simulating import Floats, Ints
 from servewright.tuning.study import Load, Settings, Value
 
-# Standard deviations of log ratios: of all settings together, of neighbours together, of one measurement.
-_RATE: Final = (0.15, 0.10, 0.04)
-_LATENCY: Final = (0.05, 0.2, 0.15)
+
+@dataclass(frozen=True, slots=True)
+class _Scales:
+    """Standard deviations of log ratios: of all settings together, of neighbours, of one measurement, of a regime."""
+
+    everywhere: float
+    near: float
+    noise: float
+    regime: float = 0.0
+
+    def doubted(self, doubt: float, noisier: float) -> _Scales:
+        """Return those of a simulation that is worse than usual, and of a machine that is noisier."""
+        return _Scales(self.everywhere * doubt, self.near * doubt, self.noise * noisier, self.regime * doubt)
+
+
+_RATE: Final = _Scales(everywhere=0.15, near=0.10, noise=0.04, regime=0.20)
+_LATENCY: Final = _Scales(everywhere=0.05, near=0.2, noise=0.15)
 _KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
 _REACH: Final = 1.3
 _OF_ONE_KNOB, _KNOB_REACH = 0.5, 0.7  # beside the deviation of neighbours; in steps of the knob
 _OF_ONE_LOAD: Final = 1.5  # beside that deviation, too
 _OF_NUMBERS: Final = 0.5  # of what servers differ in a number of the model: so far it may be wrong
+_REGIME_REACH: Final = 0.3  # of the share that a batch is full, and of the share of their time that workers are busy
 _LOADS: Final = 2  # columns of a place that tell of the load
 _MOST_OFF: Final = 1.5
 _STALL: Final = 0.3
@@ -113,11 +129,13 @@ class Belief:
 
     ``simulated`` has a row per point: the rate, then latencies in milliseconds by `calibrating.PERCENTILES`.
     ``sensitivity`` has a block like that for each number of the model: by how much the logarithms change with it.
-    ``kept_up`` tells of which points the rate is known before, ``closed`` those of closed loops.
+    ``regime`` has a row per point too: how full its batches are, and its workers' busy share, as simulated; both from 0
+    to 1. ``kept_up`` tells of which points the rate is known before, ``closed`` those of closed loops.
     """
 
     place: Floats
     simulated: Floats
+    regime: Floats
     sensitivity: Floats
     kept_up: NDArray[np.bool_]
     closed: NDArray[np.bool_]
@@ -126,21 +144,25 @@ class Belief:
     def of(cls, model: Model, points: Sequence[tuple[Settings, Load]]) -> Belief:
         """Return what ``model`` says of ``points``."""
         asked_for = [(settings, load.pace) for settings, load in points]
-        simulated = model.simulated(asked_for)
+        predicted = model.simulated(asked_for)
+        simulated = shown(predicted)
+        size = model.scheduler.policy([settings for settings, _ in points]).size
+        fullness = np.array([each.mean_batch for each in predicted]) / size
         asked = np.array([load.rate or 0.0 for _, load in points])
         least = np.array([least_of(load.rate) if load.rate else 0.0 for _, load in points])
         return cls(
             place=places([settings for settings, _ in points], [load for _, load in points]),
             simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > least),
-            closed=asked == 0, sensitivity=model.sensitivity(asked_for),
+            regime=np.column_stack([fullness, [each.busy for each in predicted]]), closed=asked == 0,
+            sensitivity=model.sensitivity(asked_for),
         )  # fmt: skip
 
-    def corrected(self, measured: Sequence[int], shown: Floats) -> list[Guess]:
-        """Return what is believed of the rate and of each latency, where points ``measured`` have ``shown`` theirs."""
+    def corrected(self, measured: Sequence[int], seen_there: Floats) -> list[Guess]:
+        """Return what is believed of the rate and of each latency: rows of both were seen at points ``measured``."""
         guesses: list[Guess] = []
         at = np.array(measured, np.int64)
         simulated = np.log(self.simulated)
-        seen = _without_stalls(np.log(shown), simulated[at], self.closed[at])
+        seen = _without_stalls(np.log(seen_there), simulated[at], self.closed[at])
         # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
         simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
         seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]
@@ -160,57 +182,52 @@ class Belief:
             guesses.append(Guess(prior + mean, deviation))
         return guesses
 
-    def _carried(
-        self, at: np.ndarray[tuple[int], np.dtype[np.int64]], off: Floats, scales: Sequence[float], numbers: Floats
-    ) -> tuple[Floats, Floats]:
+    def _carried(self, at: Ints, off: Floats, scales: _Scales, numbers: Floats) -> tuple[Floats, Floats]:
         """Return mean and deviation of the error of every point, where those ``at`` are ``off``.
 
         ``numbers`` has a column per number of the model: what its being wrong would do to each point.
         """
-        everywhere, near, noise = scales
         if not len(at):
-            whole = self._prior(everywhere, near) + (numbers**2).sum(axis=1)
-            return np.zeros(len(self.place)), np.sqrt(whole + noise**2)
-        there = self.place[at]
+            whole = self._prior(scales) + (numbers**2).sum(axis=1)
+            return np.zeros(len(self.place)), np.sqrt(whole + scales.noise**2)
+        every = np.arange(len(self.place))
         in_common = numbers @ numbers[at].T
-        everywhere, near, noise = self._doubted(there, off, scales, in_common[at])
-        among = self._alike(there, there, everywhere, near) + in_common[at] + noise**2 * np.eye(len(at))
-        across = self._alike(self.place, there, everywhere, near) + in_common
+        scales = self._doubted(at, off, scales, in_common[at])
+        among = self._alike(at, at, scales) + in_common[at] + scales.noise**2 * np.eye(len(at))
+        across = self._alike(every, at, scales) + in_common
         weights = np.linalg.solve(among, np.column_stack([off, across.T]))
         mean = across @ weights[:, 0]
-        before = self._prior(everywhere, near) + (numbers**2).sum(axis=1)
+        before = self._prior(scales) + (numbers**2).sum(axis=1)
         variance = before - (across * weights[:, 1:].T).sum(axis=1)
-        return mean, np.sqrt(np.maximum(variance, 0.0) + noise**2)
+        return mean, np.sqrt(np.maximum(variance, 0.0) + scales.noise**2)
 
-    def _doubted(
-        self, there: Floats, off: Floats, scales: Sequence[float], in_common: Floats
-    ) -> tuple[float, float, float]:  # fmt: skip
+    def _doubted(self, at: Ints, off: Floats, scales: _Scales, in_common: Floats) -> _Scales:
         """Return the scales that make the errors which were seen most likely.
 
         The simulation may be worse than usual, and so may be the machine, on which one measurement then tells less.
         """
-        everywhere, near, noise = scales
 
-        def likely(scales: tuple[float, float, float]) -> float:
-            among = self._alike(there, there, scales[0], scales[1]) + in_common + scales[2] ** 2 * np.eye(len(off))
+        def likely(scales: _Scales) -> float:
+            among = self._alike(at, at, scales) + in_common + scales.noise**2 * np.eye(len(off))
             return float(-0.5 * off @ np.linalg.solve(among, off) - 0.5 * np.linalg.slogdet(among)[1])
 
         noises = _NOISES if len(off) >= _TELL_NOISE else _NOISES[:1]
-        return max(
-            ((everywhere * doubt, near * doubt, noise * worse) for doubt in _DOUBTS for worse in noises), key=likely
-        )
+        return max((scales.doubted(doubt, noisier) for doubt in _DOUBTS for noisier in noises), key=likely)
 
-    def _prior(self, everywhere: float, near: float) -> float:
+    def _prior(self, scales: _Scales) -> float:
         """Return the variance of a point of which nothing is known."""
         knobs: int = self.place.shape[1] - _LOADS
-        return everywhere**2 + near**2 * (1 + knobs * _OF_ONE_KNOB**2 + _OF_ONE_LOAD**2)
+        near = scales.near**2 * (1 + knobs * _OF_ONE_KNOB**2 + _OF_ONE_LOAD**2)
+        return scales.everywhere**2 + near + scales.regime**2
 
-    @staticmethod
-    def _alike(here: Floats, there: Floats, everywhere: float, near: float) -> Floats:
+    def _alike(self, here: Ints, there: Ints, scales: _Scales) -> Floats:
         """Return the covariance of points ``here`` with those ``there``."""
-        squares = (here[:, None] - there[None]) ** 2
+        squares = (self.place[here, None] - self.place[None, there]) ** 2
         close = np.exp(-squares.sum(axis=2) / (2 * _REACH**2))
         in_one = np.exp(-squares[:, :, :-_LOADS] / (2 * _KNOB_REACH**2)).sum(axis=2)
         in_load = squares[:, :, -_LOADS:].sum(axis=2) == 0
-        found: Floats = everywhere**2 + near**2 * (close + _OF_ONE_KNOB**2 * in_one + _OF_ONE_LOAD**2 * in_load)
-        return found
+        near: Floats = scales.near**2 * (close + _OF_ONE_KNOB**2 * in_one + _OF_ONE_LOAD**2 * in_load)
+        if scales.regime:
+            apart = ((self.regime[here, None] - self.regime[None, there]) ** 2).sum(axis=2)
+            near += scales.regime**2 * in_load * np.exp(-apart / (2 * _REGIME_REACH**2))
+        return scales.everywhere**2 + near

@@ -257,6 +257,20 @@ class _Search:
             chances.append(chance)
         return np.concatenate(chances)
 
+    def _borne_out(self) -> Floats:
+        """Return, for each point, what hopes are worth under its load if that is a closed loop.
+
+        Whether so many callers are answered in time is alike for more settings than the belief takes for neighbours: of
+        those that were measured in the hope that they would, so many did, and one more that might have. Else a promise
+        that many callers break by a hair is asked of them again and again, for the much that it would gain.
+        """
+        shares: list[float] = []
+        for load in self.loads:
+            tried = [each for each in self.found.measurements if each.stage == "verify" and each.load == load]
+            kept = [True, *(not each.broken and not each.unsafe for each in tried)]
+            shares.append(sum(kept) / len(kept) if load.rate is None else 1.0)
+        return np.repeat(shares, len(self.grid))
+
     def _kept_at(self, rate: float) -> list[bool]:
         """Tell of each measurement that says something of ``rate`` whether the promises were kept; of one more."""
         kept = [True]
@@ -274,7 +288,7 @@ class _Search:
 
     def _next(self, guesses: Sequence[Guess]) -> tuple[int, float]:
         """Return the point to measure next, and the greatest chance of any to win by more than the margin."""
-        value, holds = self._worth(guesses), np.where(self.closed, 0.0, self._holds(guesses))
+        value, holds = self._worth(guesses), np.where(self.closed, 0.0, self._holds(guesses) * self._borne_out())
         if self.found.best is None:
             # The less is left, the less may be risked: the last question is what most likely holds.
             daring = (self._left() - 1) / self.budget
