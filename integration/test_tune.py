@@ -27,6 +27,7 @@ TOYS = Path(__file__).parent.parent / "tests"
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
+sys.path.append(sys.argv[1])
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import search
@@ -78,8 +79,8 @@ class Studies:
 
 @pytest.fixture
 def studies() -> Iterator[Studies]:
-    command = [sys.executable, "-c", PROGRAM]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOYS)}
+    command = [sys.executable, "-c", PROGRAM, str(TOYS)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:

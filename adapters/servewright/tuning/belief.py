@@ -40,7 +40,7 @@ class _Scales:
 
 _RATE: Final = _Scales(everywhere=0.15, near=0.10, noise=0.04, regime=0.20)
 _LATENCY: Final = _Scales(everywhere=0.05, near=0.2, noise=0.15)
-_KEPT_UP: Final = (0.01, 0.01, 0.01)  # an open loop that keeps up has the rate that was asked of it
+_KEPT_UP: Final = 0.01  # an open loop that keeps up has the rate that was asked of it
 _REACH: Final = 1.3
 _OF_ONE_KNOB, _KNOB_REACH = 0.5, 0.7  # beside the deviation of neighbours; in steps of the knob
 _OF_ONE_LOAD: Final = 1.5  # beside that deviation, too
@@ -175,7 +175,7 @@ class Belief:
             mean, deviation = self._carried(at, off, scales, sensitivity[:, :, column].T)
             if column == 0:
                 mean = np.where(self.kept_up, np.clip(mean, -0.02, 0.0), mean)
-                deviation = np.where(self.kept_up, _KEPT_UP[0], deviation)
+                deviation = np.where(self.kept_up, _KEPT_UP, deviation)
             else:
                 mean = mean - np.where(self.closed, guesses[0].mean, 0.0)
                 deviation = np.hypot(deviation, np.where(self.closed, guesses[0].deviation, 0.0))

@@ -262,7 +262,8 @@ class _Search:
 
         Whether so many callers are answered in time is alike for more settings than the belief takes for neighbours: of
         those that were measured in the hope that they would, so many did, and one more that might have. Else a promise
-        that many callers break by a hair is asked of them again and again, for the much that it would gain.
+        that many callers break by a hair is asked of them again and again, for the much that it would gain. What is
+        believed of a setting, and reported, it does not touch.
         """
         shares: list[float] = []
         for load in self.loads:
