@@ -19,7 +19,15 @@ from servewright.backends.torchserve import process, protos
 from servewright.backends.torchserve.client import Client
 from servewright.backends.torchserve.descriptions import read_descriptions
 from servewright.backends.torchserve.tokens import KeyFile, Tokens
-from servewright.errors import InputError, LaunchError, PortTakenError, ProbeError, ServerAnswerError, UnavailableError
+from servewright.errors import (
+    InputError,
+    LaunchError,
+    PortTakenError,
+    ProbeError,
+    ProbeTimeoutError,
+    ServerAnswerError,
+    UnavailableError,
+)
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -182,6 +190,21 @@ class TestKeyFile:
         assert keys.key("management") == "late"
 
 
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], **state: object) -> Iterator[str]:
+    """Run a server whose handlers find ``state`` on it; yield its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    vars(server).update(state)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 class Guarded(BaseHTTPRequestHandler):
     """Answers /ping as TorchServe does: with any token, or none where its server wants none."""
 
@@ -203,16 +226,9 @@ class Guarded(BaseHTTPRequestHandler):
 @contextmanager
 def guarded(wanted: str | None) -> Iterator[tuple[str, list[str | None]]]:
     """Run a server that wants the key ``wanted``; yield its address and the authorizations that it is sent."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
-    server.wanted, server.seen = wanted, []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", server.seen  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    seen: list[str | None] = []
+    with serving(Guarded, wanted=wanted, seen=seen) as address:
+        yield address, seen
 
 
 class TestGuessedTokens:
@@ -272,6 +288,55 @@ class TestDescriptions:
         """An answer of another shape is refused as such."""
         with pytest.raises(ProbeError, match="not a description"):
             read_descriptions(answer)
+
+
+class Scaling(BaseHTTPRequestHandler):
+    """Scales as TorchServe does: it answers when the last worker has loaded, and tells of it as UNLOADING once more."""
+
+    def do_PUT(self) -> None:
+        self.reply({"status": "Workers scaled to 2 for model: m"})
+
+    def do_GET(self) -> None:
+        states: list[str] = self.server.states  # type: ignore[attr-defined]
+        last = states.pop(0) if len(states) > 1 else states[0]
+        worker = {"id": "9000", "startTime": "now", "memoryUsage": 0, "gpu": False, "gpuUsage": "N/A", "pid": 1}
+        described = {
+            "modelName": "m", "modelVersion": "1", "modelUrl": "m.mar", "runtime": "python", "minWorkers": 2,
+            "maxWorkers": 2, "batchSize": 1, "maxBatchDelay": 5, "responseTimeout": 120,
+            "workers": [{**worker, "status": "READY"}, {**worker, "status": last}],
+        }  # fmt: skip
+        self.reply([described])
+
+    def reply(self, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+class TestScaling:
+    """The workers that were asked for are there when the call returns."""
+
+    def test_waits_for_the_last_worker_to_be_ready(self) -> None:
+        """The server's answer alone is no promise: it comes a moment before the worker is told as READY."""
+        states = ["UNLOADING", "UNLOADING", "READY"]
+        with serving(Scaling, states=states) as address, Client({"management": address}) as client:
+            client.scale("m", min_workers=2)
+            assert states == ["READY"]
+            assert client.describe("m", None)[0].ready_workers == 2
+
+    def test_says_how_many_came(self) -> None:
+        """A worker that is never READY is named as missing when the time is over."""
+        with (
+            serving(Scaling, states=["UNLOADING"]) as address,
+            Client({"management": address}) as client,
+            pytest.raises(ProbeTimeoutError, match=r"the workers of m are READY: not after .* \(1 of 2 are READY\)"),
+        ):
+            client.scale("m", min_workers=2, timeout_s=0.2)
 
 
 class TestClient:

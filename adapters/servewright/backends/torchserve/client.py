@@ -17,6 +17,7 @@ from servewright.backends.torchserve.tokens import KeyFile, Kind
 from servewright.channels import Channel
 from servewright.errors import InputError, ProbeError, ServerAnswerError
 from servewright.http import HttpConnection, Response
+from servewright.processes import wait_until
 from servewright.server import Readable
 
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -26,6 +27,7 @@ _ALL_VERSIONS = "all"
 _MODELS_PER_PAGE = 100
 # Registering and scaling wait for workers, which import torch and load the model.
 _MANAGEMENT_TIMEOUT_S = 120.0
+_EVERY_S = 0.1
 
 
 class Client:
@@ -140,7 +142,7 @@ class Client:
         """Load an archive of the model store, or of an allowed URL, and wait for its workers.
 
         The server must have been started with its model API enabled. What the archive's own model-config.yaml says
-        of workers and timeouts wins.
+        of workers and timeouts wins. The last worker may be told as UNLOADING for a moment more: see `await_workers`.
         """
         # As a query: from a JSON body, a missing delay becomes -10000 ms.
         query = {
@@ -168,9 +170,23 @@ class Client:
         version: str | None = None,
         timeout_s: float = _MANAGEMENT_TIMEOUT_S,
     ) -> None:
-        """Change the number of a model's workers, and wait until it is so."""
+        """Change the number of a model's workers, and wait until it is so; ``timeout_s`` bounds each of the two."""
         query = {"min_worker": min_workers, "max_worker": max_workers or min_workers, "synchronous": "true"}
         self._manage("PUT", _path("models", model, version), query, timeout_s=timeout_s)
+        # The server counts a worker as soon as it has loaded, and tells of it as UNLOADING for a moment more.
+        self.await_workers(model, min_workers, version=version, within_s=timeout_s)
+
+    def await_workers(self, model: str, count: int, *, version: str | None = None, within_s: float) -> None:
+        """Wait until ``count`` workers of a version, or of the default one, are READY; `ProbeTimeoutError` if not."""
+
+        def ready() -> bool:
+            found = self.describe(model, version)[0].ready_workers
+            if found < count:
+                raise ProbeError(f"{found} of {count} are READY")
+            return True
+
+        of = model if version is None else f"{model} {version}"
+        wait_until(ready, within_s=within_s, every_s=_EVERY_S, what=f"the workers of {of} are READY")
 
     def set_default(self, model: str, version: str, *, timeout_s: float = 30.0) -> None:
         """Make ``version`` the one that answers requests which name none."""

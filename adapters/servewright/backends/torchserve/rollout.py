@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from servewright.errors import CheckFailedError, InputError, ProbeError, ProbeTimeoutError, ServerAnswerError
+from servewright.errors import CheckFailedError, InputError, ProbeTimeoutError, ServerAnswerError
 from servewright.processes import SYSTEM_CLOCK, wait_until
 from servewright.rollout.plan import PROBE, PUBLISH, Aim, Phase, Place, Rolling, Step
 from servewright.rollout.publishing import check_writable, same
@@ -236,14 +236,7 @@ def _scale(client: Client, model: str, version: str, least: int, most: int, pati
     found = client.describe(model, version)[0]
     if (found.min_workers, found.max_workers) != (least, most):
         client.scale(model, version=version, min_workers=least, max_workers=most, timeout_s=patience_s)
-
-    def ready() -> bool:
-        now = client.describe(model, version)[0].ready_workers
-        if now < least:
-            raise ProbeError(f"{now} of {least} are READY")
-        return True
-
-    wait_until(ready, within_s=patience_s, every_s=_EVERY_S, what=f"the workers of {model} {version} are READY")
+    client.await_workers(model, least, version=version, within_s=patience_s)
 
 
 def _unregister(client: Client, model: str, version: str, drain_s: float, patience_s: float) -> None:
