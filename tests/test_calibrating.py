@@ -75,6 +75,17 @@ def test_predicts_settings_that_were_not_measured() -> None:
     assert np.median(np.abs(tails)) < 0.20
 
 
+def test_takes_what_carries_many_rows_for_no_part_of_a_batch() -> None:
+    """Of a request of 64 rows, a share is sending and unpacking them: a batch of 64 requests computes the rest."""
+    model = fit(SCHEDULER, ALONE_S, [cell(setting(4, 0, 1), Closed(concurrency=8))], rounds=1)
+    asked = [(setting(1, 0, 1), Closed(concurrency=8)), (setting(64, 0, 1), Closed(concurrency=64))]
+    number = NUMBERS.index("carrying")
+    shares = [np.where(np.arange(len(NUMBERS)) == number, share, model.values) for share in (0.0, 0.8)]
+    (one, many), (one_less, many_less) = (replace(model, values=each).simulated(asked) for each in shares)
+    assert one_less.rate == pytest.approx(one.rate)
+    assert many_less.rate > 1.4 * many.rate
+
+
 def test_is_the_same_for_the_same_seed() -> None:
     """A fit can be repeated."""
     known = [cell(setting(4, 0, 1), Closed(concurrency=8))]

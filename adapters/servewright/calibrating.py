@@ -43,6 +43,7 @@ _RANGES: Final[Mapping[str, _Number]] = {
     "waking_s": _Number(0.0, 3e-3, 1.2e-3, 1e-3),
     "threading": _Number(0.5, 2.0, 1.0, 0.3),
     "meeting_s": _Number(0.0, 3e-3, 2e-4, 3e-4),
+    "carrying": _Number(0.0, 0.9, 0.4, 0.25),
 }
 LIMITS: Final = {name: (number.least, number.greatest) for name, number in _RANGES.items()}
 _LEAST, _GREATEST = np.array(list(LIMITS.values())).T
@@ -209,9 +210,17 @@ def _arrivals(pace: Arrivals, seconds: float) -> Floats:
 
 
 def _service(model: Model, values: Floats) -> Service:
+    """Return the service that ``values`` make of the times of requests alone.
+
+    These are of one request of many rows, and batches are of many requests: of what it takes longer for its rows, the
+    share ``carrying`` is sending and unpacking them, which each request of a batch does for itself, and not by the
+    worker. ``scale`` is how much longer batches compute than what is left.
+    """
     given = dict(zip(_RANGES, values.T, strict=True))
     outside = np.minimum(given["fixed_s"] + given["answer_s"], 0.7 * model.alone_s[0])
-    batch_s = np.maximum(model.alone_s[None] - outside[:, None], 0.2 * model.alone_s[0]) * given["scale"][:, None]
+    carried = given["carrying"][:, None] * np.maximum(model.alone_s - model.alone_s[0], 0.0)
+    computed = model.alone_s - outside[:, None] - carried
+    batch_s = np.maximum(computed, 0.2 * model.alone_s[0]) * given["scale"][:, None]
     return Service(
         sizes=model.sizes, batch_s=batch_s, gathering_s=given["gathering_s"],
         crowding=np.stack([np.ones(len(values)), given["crowding"]], axis=1),
