@@ -276,11 +276,13 @@ class _Search:
         trust = _TRUST * (self._left() - 1) ** 2 / self.budget + _LEAST_TRUST
         shares: list[float] = []
         for load in self.loads:
-            tried = [self.found.measurements[index] for index in self.hoped if load.rate is None]
-            tried = [each for each in tried if each.load == load]
-            kept = sum(not each.broken and not each.unsafe for each in tried)
-            hoped = sum(self.hoped[each.index] for each in tried)
-            shares.append(min((kept + trust) / (hoped + trust), 1.0))
+            kept = hoped = trust
+            for index, chance in self.hoped.items():
+                seen = self.found.measurements[index]
+                if seen.load == load:
+                    kept += not seen.broken and not seen.unsafe
+                    hoped += chance
+            shares.append(min(kept / hoped, 1.0) if load.rate is None else 1.0)
         return np.repeat(shares, len(self.grid))
 
     def _kept_at(self, rate: float) -> list[bool]:
