@@ -205,7 +205,21 @@ def serving(handler: type[BaseHTTPRequestHandler], **state: object) -> Iterator[
         thread.join()
 
 
-class Guarded(BaseHTTPRequestHandler):
+class Answering(BaseHTTPRequestHandler):
+    """Answers in JSON, and prints nothing."""
+
+    def reply(self, content: object, *, status: int = 200) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+class Guarded(Answering):
     """Answers /ping as TorchServe does: with any token, or none where its server wants none."""
 
     def do_GET(self) -> None:
@@ -213,14 +227,7 @@ class Guarded(BaseHTTPRequestHandler):
         seen.append(self.headers["authorization"])
         refused = wanted is not None and self.headers["authorization"] != f"Bearer {wanted}"
         refusal = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
-        body = json.dumps(refusal if refused else {"status": "Healthy"}).encode()
-        self.send_response(400 if refused else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        self.reply(refusal if refused else {"status": "Healthy"}, status=400 if refused else 200)
 
 
 @contextmanager
@@ -290,7 +297,7 @@ class TestDescriptions:
             read_descriptions(answer)
 
 
-class Scaling(BaseHTTPRequestHandler):
+class Scaling(Answering):
     """Scales as TorchServe does: it answers when the last worker has loaded, and tells of it as UNLOADING once more."""
 
     def do_PUT(self) -> None:
@@ -306,16 +313,6 @@ class Scaling(BaseHTTPRequestHandler):
             "workers": [{**worker, "status": "READY"}, {**worker, "status": last}],
         }  # fmt: skip
         self.reply([described])
-
-    def reply(self, content: object) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
 
 
 class TestScaling:

@@ -236,7 +236,8 @@ def _scale(client: Client, model: str, version: str, least: int, most: int, pati
     found = client.describe(model, version)[0]
     if (found.min_workers, found.max_workers) != (least, most):
         client.scale(model, version=version, min_workers=least, max_workers=most, timeout_s=patience_s)
-    client.await_workers(model, least, version=version, within_s=patience_s)
+    else:
+        client.await_workers(model, least, version=version, within_s=patience_s)
 
 
 def _unregister(client: Client, model: str, version: str, drain_s: float, patience_s: float) -> None:
