@@ -15,7 +15,7 @@ from servewright.tuning.belief import Belief, places
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import Question, broken, search
-from servewright.tuning.study import Load, Measured, Seen, Settings
+from servewright.tuning.study import Goal, Load, Measured, Seen, Settings
 from tuning_toys import CALLERS, GRID, Simulated, found_by, goal
 
 
@@ -92,19 +92,36 @@ class TestSearch:
         """However much many callers would gain, where none of them is answered in time fewer are asked for."""
         few = Load(concurrency=callers)
         asked = goal(p99_ms=p99_ms, budget=budget).model_copy(update={"loads": (few, CALLERS)})
-        bench = Simulated(asked)
-        truth = bench.truth
-
-        def by_a_hair(settings: Settings, load: Load) -> Seen:
-            seen = truth(settings, load)
-            return seen if load == few else seen.model_copy(update={"p99_ms": max(seen.p99_ms or 0.0, 1.03 * p99_ms)})
-
-        bench.truth = by_a_hair  # type: ignore[method-assign]
+        bench = self.late_by_a_hair(asked)
         found = found_by(bench, asked)
         loads = [each.load for each in found.measurements if each.stage == "verify"]
         assert found.best is not None
         assert found.best.rate >= 0.95 * max(each.rate for each in bench.truths(GRID, few))
         assert loads.count(CALLERS) <= len(loads) / 2
+
+    def test_hopes_longer_while_much_is_left(self) -> None:
+        """Many callers that would gain much are asked for more often before what is left to ask runs short."""
+        few = Load(concurrency=8)
+        tried = []
+        for budget in (14, 60):
+            asked = goal(p99_ms=18.0, budget=budget).model_copy(update={"loads": (few, CALLERS)})
+            found = found_by(self.late_by_a_hair(asked), asked)
+            verified = [each.load for each in found.measurements if each.stage == "verify"]
+            tried.append(verified[:9].count(CALLERS))
+        assert tried[0] < tried[1]
+
+    @staticmethod
+    def late_by_a_hair(asked: Goal) -> Simulated:
+        """Return a server that answers so many callers a little later than is promised, whatever its setting."""
+        bench = Simulated(asked)
+        truth, least = bench.truth, 1.03 * asked.latency_ms["p99"]
+
+        def late(settings: Settings, load: Load) -> Seen:
+            seen = truth(settings, load)
+            return seen.model_copy(update={"p99_ms": max(seen.p99_ms or 0.0, least)}) if load == CALLERS else seen
+
+        bench.truth = late  # type: ignore[method-assign]
+        return bench
 
     def test_calibrates_with_whatever_answers(self) -> None:
         """Where the settings that calibrate kill the server, others do; where all do, there is nothing to find."""
