@@ -27,7 +27,7 @@ ROUNDS: Final = 12
 _ENOUGH: Final = 1e-4  # the greatest chance of winning by more than the margin that is let go
 _CALLERS: Final = 64  # of the closed loop that calibrates where only open loops are asked for
 # In measurements: as if so many had kept a promise as they were hoped to. Times the square of what is left to ask by
-# the whole budget. Of 256 replays of recorded surfaces half of it, or half as much again, succeeds in 1 % fewer.
+# the whole budget. Of 256 replays of recorded surfaces as many succeed with half as much again, and with twice as much.
 _TRUST: Final = 2.0
 _LEAST_TRUST: Final = 0.1
 _TAIL: Final = 1.25  # of p99.9 over p99, where only this is simulated
