@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
 
 Floats = NDArray[np.float64]
 
@@ -102,11 +103,12 @@ def _most_likely(common: Floats, of: Floats, logs: Floats, seconds: Floats) -> F
     """Return what carries the settings' residuals to other times, with the noise that makes them most likely."""
     found: tuple[float, Floats] = (-np.inf, logs)
     for noise in _NOISES:
-        root = np.linalg.cholesky(common + np.diag(noise**2 / seconds))
-        settings, values = np.linalg.solve(root, of), np.linalg.solve(root, logs)
+        root = cholesky(common + np.diag(noise**2 / seconds), lower=True)
+        whitened = solve_triangular(root, np.column_stack([of, logs]), lower=True)
+        settings, values = whitened[:, :-1], whitened[:, -1]
         among = settings.T @ settings
         left = values - settings @ np.linalg.solve(among, settings.T @ values)
         likely = -0.5 * left @ left - np.log(np.diag(root)).sum() - 0.5 * np.linalg.slogdet(among)[1]
         if likely > found[0]:
-            found = float(likely), np.linalg.solve(root.T, left)
+            found = float(likely), solve_triangular(root, left, lower=True, trans="T")
     return found[1]

@@ -110,9 +110,10 @@ def _distinct(points: Sequence[Point]) -> list[Settings]:
 def surfaces(names: Iterable[str] = ()) -> list[Surface]:
     """Return the whole surfaces of this folder, and those in the folder that ``SERVEWRIGHT_SURFACES`` names."""
     folders = [HERE, *(Path(each) for each in [os.environ.get("SERVEWRIGHT_SURFACES")] if each)]
-    found = [read(path) for folder in folders for path in sorted(folder.glob("*.jsonl"))]
     wanted = set(names)
-    return [each for each in found if each.points and (not wanted or each.name in wanted)]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
+    found = [read(path) for path in paths if not wanted or path.stem in wanted]
+    return [each for each in found if each.points]
 
 
 def read(path: Path) -> Surface:
