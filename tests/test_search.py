@@ -236,6 +236,18 @@ class TestBelief:
         *_, tail = self.line(5).corrected(range(4), np.array([[100.0, 100.0, 100.0, each] for each in tails_ms]))
         assert least < math.exp(tail.mean[4]) / 100 < most
 
+    def test_takes_long_tails_of_many_callers_for_no_stalls(self) -> None:
+        """What is usual of many callers is not of few: where there are as many calm ones, the tails are still true."""
+        few, many = Load(concurrency=8), Load(concurrency=64)
+        settings: list[Settings] = [{"size": 2**each} for each in range(4)]
+        belief = replace(
+            self.line(8), place=places([*settings, *settings], [few] * 4 + [many] * 4), closed=np.ones(8, bool)
+        )
+        tails = [100.0, 102.0, 98.0, 101.0, 200.0, 190.0, 210.0]
+        *_, tail = belief.corrected(range(7), np.array([[100.0, 100.0, 100.0, each] for each in tails]))
+        assert math.exp(tail.mean[0]) == pytest.approx(100, rel=0.1)
+        assert math.exp(tail.mean[7]) > 150
+
     def test_is_less_sure_where_measurements_scatter(self) -> None:
         """On a machine that others use too, one measurement tells less of the next."""
         many = (130.0, 75.0, 125.0, 80.0, 130.0, 75.0, 120.0), (103.0, 97.0, 102.0, 98.0, 103.0, 97.0, 101.0)

@@ -49,6 +49,7 @@ LIMITS: Final = {name: (number.least, number.greatest) for name, number in _RANG
 _LEAST, _GREATEST = np.array(list(LIMITS.values())).T
 _PULL: Final = 0.1
 _AVERAGED: Final = 12  # candidates: the luckiest is not the best, a simulation of a second is noisy too
+_FITS: Final = 4
 NUMBERS: Final = tuple(_RANGES)
 _WEIGHTS: Final = np.array([1.0, 0.6, 0.4, 0.4])  # of the rate and of PERCENTILES
 _MOST_OFF: Final = 0.5  # one measurement with a stall in it must not bend the model
@@ -56,6 +57,7 @@ _ROWS: Final = 500  # settings that are simulated together: more do not fit into
 _SCORED_S, _PREDICTED_S = 1.2, 5.0
 _MOST_ARRIVALS: Final = 8000  # a tail is known from so many, and a step for each is what costs time
 _LEAST_ARRIVALS: Final = 50
+_NOTHING: Final = 1e-9  # whose logarithm can be taken
 _CHANGED_S: Final = 0.4  # before and after come the same arrivals, so that less shows a difference
 _SCORED_BATCHES, _PREDICTED_BATCHES, _CHANGED_BATCHES = 200, 500, 100
 
@@ -74,39 +76,67 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A server as it was measured; ``error`` is how far it is off on what it was fitted to, as a weighted log ratio."""
+    """A server as it was measured; ``error`` is how far it is off on what it was fitted to, as a weighted log ratio.
+
+    ``fits`` has the numbers of several fits, a row each. A few measurements do not tell all of them, so fits that start
+    elsewhere end elsewhere; what they say on average is nearer than what one of them says, or their average numbers.
+    """
 
     scheduler: Scheduler
     sizes: Ints
     alone_s: Floats
-    values: Floats
+    fits: Floats
     error: float
 
-    def simulated(self, asked: Sequence[tuple[Setting, Pace]]) -> list[Predicted]:
+    @property
+    def values(self) -> Floats:
+        """The numbers, averaged over the fits."""
+        found: Floats = self.fits.mean(axis=0)
+        return found
+
+    def simulated(self, asked: Sequence[tuple[Setting, Pace]]) -> Said:
         """Return the simulation's bare word on each of ``asked``."""
-        values = np.tile(self.values, (len(asked), 1))
-        return _simulated(self, asked, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES)
+        values = np.repeat(self.fits, len(asked), axis=0)
+        every = list(asked) * len(self.fits)
+        predicted = _simulated(self, every, values, seconds=_PREDICTED_S, batches=_PREDICTED_BATCHES)
+        by_fit = len(self.fits), len(asked)
+        return Said(
+            shown=np.exp(np.log(np.maximum(_shown(predicted), _NOTHING)).reshape(*by_fit, -1).mean(axis=0)),
+            mean_batch=np.reshape([each.mean_batch for each in predicted], by_fit).mean(axis=0),
+            busy=np.reshape([each.busy for each in predicted], by_fit).mean(axis=0),
+        )
 
     def sensitivity(self, asked: Sequence[tuple[Setting, Pace]]) -> Floats:
-        """Return by how much the logarithms of what is `shown` change with each number of the model: a block for each.
+        """Return by how much the logarithms of what is shown change with each number of the model: a block for each.
 
         A number is changed by as much as servers differ in it.
         """
         _, differs = _expected(self.scheduler)
         steps = np.where(self.values + differs <= _GREATEST, differs, -differs)
         values = np.vstack([self.values, np.clip(self.values + np.diag(steps), _LEAST, _GREATEST)])
-        changed = [
-            shown(_simulated(self, asked, each, seconds=_CHANGED_S, batches=_CHANGED_BATCHES))
-            for each in np.repeat(values[:, None], len(asked), axis=1)
-        ]
-        logs = np.log(np.maximum(changed, 1e-9))
-        found: Floats = np.clip(logs[1:] - logs[0], -_MOST_OFF, _MOST_OFF)
-        return found
+        changed = _simulated(
+            self, [each for each in asked for _ in values], np.tile(values, (len(asked), 1)), seconds=_CHANGED_S,
+            batches=_CHANGED_BATCHES, alike=len(values),
+        )  # fmt: skip
+        logs = np.log(np.maximum(_shown(changed), _NOTHING)).reshape(len(asked), len(values), -1)
+        found: Floats = np.clip(logs[:, 1:] - logs[:, :1], -_MOST_OFF, _MOST_OFF)
+        return found.swapaxes(0, 1)
 
 
-def shown(predicted: Sequence[Predicted]) -> Floats:
-    """Return a row for each of ``predicted``: the rate, and latencies by `PERCENTILES` in milliseconds."""
-    return np.array([(each.rate, *(each.percentile_ms(share) for share in PERCENTILES)) for each in predicted])
+class Said(NamedTuple):
+    """What a simulation says of points, a row or a value for each.
+
+    ``shown``: the rate, and latencies by `PERCENTILES` in milliseconds. ``mean_batch`` in requests; ``busy``: for which
+    share of their time workers are.
+    """
+
+    shown: Floats
+    mean_batch: Floats
+    busy: Floats
+
+
+def _shown(predicted: Sequence[Predicted]) -> Floats:
+    return np.array([(each.rate, *each.percentiles_ms(PERCENTILES)) for each in predicted])
 
 
 def fit(
@@ -117,29 +147,31 @@ def fit(
 
     ``alone_s`` is what one caller waits for a request of so many rows, ``beside_s`` what so many callers wait for one
     row, each with a worker of its own. Differential evolution: candidates are moved along the differences of good ones,
-    and the mean of the best is taken.
+    and the mean of the best is taken. Several such evolutions, which do not mix, go side by side.
     """
     random = np.random.default_rng(seed)
     low, high = _LEAST, _GREATEST
     sizes = np.array(sorted(alone_s))
     model = Model(
-        scheduler=scheduler, sizes=sizes, alone_s=np.array([alone_s[size] for size in sizes.tolist()]), values=low,
+        scheduler=scheduler, sizes=sizes, alone_s=np.array([alone_s[size] for size in sizes.tolist()]), fits=low[None],
         error=float("inf"),
     )  # fmt: skip
-    found = low + (high - low) * random.random((240, len(low)))
-    beside_s = beside_s or {}
+    beside_s, fits = beside_s or {}, np.arange(_FITS)[:, None]
+    found = low + (high - low) * random.random((_FITS, 240, len(low)))
     errors = _errors(model, cells, beside_s, found)
     for _ in range(rounds):
-        best = np.argsort(errors)[:24]
-        elite, kept = found[best], errors[best]
-        parent, first, second = random.integers(len(elite), size=(3, 72))
-        moved = elite[parent] + random.uniform(0.4, 0.9, (72, 1)) * (elite[first] - elite[second])
-        moved += 0.3 * (elite[0] - elite[parent]) * (random.random((72, 1)) < 0.5)
+        best = np.argsort(errors)[:, :24]
+        elite, kept = found[fits, best], errors[fits, best]
+        parent, first, second = random.integers(24, size=(3, _FITS, 72))
+        moved = elite[fits, parent]
+        moved += random.uniform(0.4, 0.9, (_FITS, 72, 1)) * (elite[fits, first] - elite[fits, second])
+        moved += 0.3 * (elite[:, :1] - elite[fits, parent]) * (random.random((_FITS, 72, 1)) < 0.5)
         moved += random.normal(size=moved.shape) * (high - low) * 0.01
         moved = np.clip(moved, low, high)
-        found, errors = np.vstack([elite, moved]), np.concatenate([kept, _errors(model, cells, beside_s, moved)])
-    values = found[np.argsort(errors)[:_AVERAGED]].mean(axis=0)
-    return replace(model, values=values, error=float(_errors(model, cells, beside_s, values[None])[0]))
+        found = np.concatenate([elite, moved], axis=1)
+        errors = np.concatenate([kept, _errors(model, cells, beside_s, moved)], axis=1)
+    values = found[fits, np.argsort(errors)[:, :_AVERAGED]].mean(axis=1)
+    return replace(model, fits=values, error=float(_errors(model, cells, beside_s, values).mean()))
 
 
 def _expected(scheduler: Scheduler) -> tuple[Floats, Floats]:
@@ -149,17 +181,19 @@ def _expected(scheduler: Scheduler) -> tuple[Floats, Floats]:
     return usual, differs
 
 
-def _errors(model: Model, cells: Sequence[Cell], beside_s: Mapping[int, float], candidates: Floats) -> Floats:
+def _errors(model: Model, cells: Sequence[Cell], beside_s: Mapping[int, float], found: Floats) -> Floats:
+    """Return how far each candidate is off; the last axis of ``found`` has its numbers."""
+    candidates = found.reshape(-1, found.shape[-1])
     asked = [(cell.setting, cell.pace) for cell in cells] * len(candidates)
     values = np.repeat(candidates, len(cells), axis=0)
-    simulated = shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
+    simulated = _shown(_simulated(model, asked, values, seconds=_SCORED_S, batches=_SCORED_BATCHES))
     off = np.abs(np.log(simulated / np.tile(_measured(cells), (len(candidates), 1))))
     of_cells = (np.minimum(off, _MOST_OFF) * _WEIGHTS).sum(axis=1).reshape(len(candidates), -1)
     of_busy = [_WEIGHTS[1] * _off_beside(model, busy, seconds, candidates) for busy, seconds in beside_s.items()]
     errors: Floats = np.column_stack([of_cells, *of_busy]).mean(axis=1)
     usual, differs = _expected(model.scheduler)
     pull: Floats = (((candidates - usual) / differs) ** 2).sum(axis=1)
-    return errors + _PULL * pull / len(cells)
+    return (errors + _PULL * pull / len(cells)).reshape(found.shape[:-1])
 
 
 def _off_beside(model: Model, busy: int, seconds: float, candidates: Floats) -> Floats:
@@ -180,24 +214,29 @@ def _measured(cells: Sequence[Cell]) -> Floats:
 
 
 def _simulated(
-    model: Model, asked: Sequence[tuple[Setting, Pace]], values: Floats, *, seconds: float, batches: int
+    model: Model, asked: Sequence[tuple[Setting, Pace]], values: Floats, *, seconds: float, batches: int, alike: int = 1
 ) -> list[Predicted]:
-    """Simulate each of ``asked`` with its row of ``values``; those under the same kind of load go together."""
+    """Simulate each of ``asked`` with its row of ``values``; those under the same kind of load go together.
+
+    So many rows after each other as are ``alike`` have the same luck: they differ by their values alone.
+    """
     found: dict[int, Predicted] = {}
     groups: dict[Pace, list[int]] = {}
     for index, (_, pace) in enumerate(asked):
         groups.setdefault(pace, []).append(index)
+    together = max(_ROWS // alike, 1) * alike
     for pace, members in groups.items():
-        for begin in range(0, len(members), _ROWS):
-            part = members[begin : begin + _ROWS]
+        for begin in range(0, len(members), together):
+            part = members[begin : begin + together]
             policy = model.scheduler.policy([asked[index][0] for index in part])
             service = _service(model, values[part])
             if isinstance(pace, Closed):
                 callers = np.full(len(part), pace.concurrency)
-                results = simulate_closed(model.scheduler.start, policy, service, callers, batches=batches)
+                results = simulate_closed(model.scheduler.start, policy, service, callers, batches=batches, alike=alike)
             else:
                 moments = _arrivals(pace, seconds)
-                results = simulate_open(model.scheduler.start, policy, service, np.tile(moments, (len(part), 1)))
+                arrivals = np.tile(moments, (len(part), 1))
+                results = simulate_open(model.scheduler.start, policy, service, arrivals, alike=alike)
             found.update(zip(part, results, strict=True))
     return [found[index] for index in range(len(asked))]
 

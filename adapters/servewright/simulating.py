@@ -118,18 +118,26 @@ class Predicted:
 
     def percentile_ms(self, share: float) -> float:
         """Return the latency in milliseconds that ``share`` of the requests did not exceed; NaN where none is."""
+        return self.percentiles_ms((share,))[0]
+
+    def percentiles_ms(self, shares: Sequence[float]) -> list[float]:
+        """Return `percentile_ms` of each of ``shares``."""
         if not len(self.latencies_ms):
-            return float("nan")
-        return float(np.quantile(self.latencies_ms, share, method="inverted_cdf"))
+            return [float("nan")] * len(shares)
+        found: list[float] = np.quantile(self.latencies_ms, shares, method="inverted_cdf").tolist()
+        return found
 
 
 def simulate_open(
-    start: Start, policy: Policy, service: Service, arrivals: Floats, *, seed: int = 0
+    start: Start, policy: Policy, service: Service, arrivals: Floats, *, alike: int = 1, seed: int = 0
 ) -> list[Predicted]:
-    """Return what each setting shows under ``arrivals``: moments in seconds, one row of the same length per setting."""
+    """Return what each setting shows under ``arrivals``: moments in seconds, one row of the same length per setting.
+
+    So many rows after each other as are ``alike`` have the same luck, and differ by their policy and service alone.
+    """
     rows, count = arrivals.shape
     each = np.arange(rows)
-    step = _Steps(policy, service, rows, seed)
+    step = _Steps(policy, service, rows, alike, seed)
     # One sorted line for all settings: a search in it is a search in each of them at once.
     stride = float(arrivals.max()) + 1.0 if count else 1.0
     line = (arrivals + each[:, None] * stride).reshape(-1)
@@ -183,8 +191,8 @@ def _at(values: Floats, each: Ints, index: Ints) -> Floats:
 class _Steps:
     """The workers of every setting, and the batches that they have run."""
 
-    def __init__(self, policy: Policy, service: Service, rows: int, seed: int) -> None:
-        self.policy, self.service = policy, service
+    def __init__(self, policy: Policy, service: Service, rows: int, alike: int, seed: int) -> None:
+        self.policy, self.service, self.alike = policy, service, alike
         self.each = np.arange(rows)
         most = int(policy.workers.max())
         self.free = np.where(np.arange(most) < policy.workers[:, None], 0.0, np.inf)
@@ -211,7 +219,7 @@ class _Steps:
             first=first,
             full=full,
             delay=self.policy.delay,
-            chance=self.random.random(len(first)),
+            chance=np.repeat(self.random.random(len(first) // self.alike), self.alike),
         )
         return start(moment)
 
@@ -226,7 +234,8 @@ class _Steps:
         factor = self.service.crowding[self.each, np.minimum(busy, self.service.crowding.shape[1] - 1)]
         factor = factor * (1.0 + self.service.company * (1.0 - 1.0 / (np.maximum(others, 0) + 1.0)))
         spread = self.service.spread
-        noise = np.exp(spread * self.random.standard_normal(len(begin)) - spread**2 / 2)
+        luck = np.repeat(self.random.standard_normal(len(begin) // self.alike), self.alike)
+        noise = np.exp(spread * luck - spread**2 / 2)
         took = self.table[self.each, np.minimum(taken, self.table.shape[1] - 1)] * factor * noise
         took += self.service.overlap * np.maximum(self.io_free - begin, 0.0)
         idle = np.maximum(begin - np.maximum(self.busy_until, self.io_free), 0.0)
@@ -273,15 +282,15 @@ class _Steps:
 
 
 def simulate_closed(
-    start: Start, policy: Policy, service: Service, callers: Ints, *, batches: int = 600, seed: int = 0
+    start: Start, policy: Policy, service: Service, callers: Ints, *, batches: int = 600, alike: int = 1, seed: int = 0
 ) -> list[Predicted]:
     """Return what each setting shows to ``callers`` that send again when they have their answer.
 
-    Ends after ``batches``; callers that the server does not admit wait outside.
+    Ends after ``batches``; callers that the server does not admit wait outside. ``alike``: see `simulate_open`.
     """
     rows, most = len(policy), int(callers.max())
     each = np.arange(rows)
-    step = _Steps(policy, service, rows, seed)
+    step = _Steps(policy, service, rows, alike, seed)
     column = np.arange(most)
     came = np.where(column < callers[:, None], 0.0, np.inf)  # when each caller's request is there
     everybody = np.ones(rows, np.bool_)

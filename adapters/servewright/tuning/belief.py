@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from servewright.calibrating import Model, shown
+from servewright.calibrating import Model
 from servewright.load.saturation import least_of
 from servewright.simulating import Floats, Ints
 from servewright.tuning.study import Load, Settings, Value
@@ -49,6 +49,7 @@ _REGIME_REACH: Final = 0.3  # of the share that a batch is full, and of the shar
 _LOADS: Final = 2  # columns of a place that tell of the load
 _MOST_OFF: Final = 1.5
 _STALL: Final = 0.3
+_TELL_USUAL: Final = 3  # measurements under one load tell how long its tails usually are
 _DOUBTS: Final = (1.0, 1.5, 2.0, 3.0)
 _NOISES: Final = (1.0, 2.0, 4.0)  # a machine that others use too does not answer twice alike
 _TELL_NOISE: Final = 4  # fewer measurements do not tell noise from a simulation that is off
@@ -106,21 +107,24 @@ def _load_place(load: Load) -> tuple[float, float]:
     return 3.0, 0.5 * math.log2(load.rate)
 
 
-def _without_stalls(seen: Floats, simulated: Floats, closed: NDArray[np.bool_]) -> Floats:
+def _without_stalls(seen: Floats, simulated: Floats, loads: Floats, closed: NDArray[np.bool_]) -> Floats:
     """Return what was seen, less the stalls, which no other setting has.
 
     A stall is a tail far beyond what the rest of it explains, and farther than such tails usually are: where all tails
-    are longer than the simulation's, that is the server's doing, or its machine's.
+    are longer than the simulation's, that is the server's doing, or its machine's. Many callers have longer ones than
+    few, so what is usual is told by measurements under the same load, where there are enough, else by all of its kind.
     """
-    seen, off = seen.copy(), seen - simulated
-    for kind in (closed, ~closed):
-        if not kind.any():
-            continue
-        excess = off[kind, -1] - off[kind, -2]
-        usual = max(float(np.median(excess)), 0.0)
-        explained = simulated[kind, -1] + off[kind, -2] + usual
-        seen[kind, -1] = np.where(excess > usual + _STALL, explained, seen[kind, -1])
-    return seen
+    off = seen - simulated
+    excess = off[:, -1] - off[:, -2]
+    usual = np.zeros(len(seen))
+    for each in range(len(seen)):
+        alike = (loads == loads[each]).all(axis=1)
+        among = alike if alike.sum() >= _TELL_USUAL else closed == closed[each]
+        usual[each] = max(float(np.median(excess[among])), 0.0)
+    explained = simulated[:, -1] + off[:, -2] + usual
+    found = seen.copy()
+    found[:, -1] = np.where(excess > usual + _STALL, explained, seen[:, -1])
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,16 +148,14 @@ class Belief:
     def of(cls, model: Model, points: Sequence[tuple[Settings, Load]]) -> Belief:
         """Return what ``model`` says of ``points``."""
         asked_for = [(settings, load.pace) for settings, load in points]
-        predicted = model.simulated(asked_for)
-        simulated = shown(predicted)
+        said = model.simulated(asked_for)
         size = model.scheduler.policy([settings for settings, _ in points]).size
-        fullness = np.array([each.mean_batch for each in predicted]) / size
         asked = np.array([load.rate or 0.0 for _, load in points])
         least = np.array([least_of(load.rate) if load.rate else 0.0 for _, load in points])
         return cls(
             place=places([settings for settings, _ in points], [load for _, load in points]),
-            simulated=np.maximum(simulated, 1e-9), kept_up=(asked > 0) & (simulated[:, 0] > least),
-            regime=np.column_stack([fullness, [each.busy for each in predicted]]), closed=asked == 0,
+            simulated=said.shown, kept_up=(asked > 0) & (said.shown[:, 0] > least),
+            regime=np.column_stack([said.mean_batch / size, said.busy]), closed=asked == 0,
             sensitivity=model.sensitivity(asked_for),
         )  # fmt: skip
 
@@ -162,7 +164,7 @@ class Belief:
         guesses: list[Guess] = []
         at = np.array(measured, np.int64)
         simulated = np.log(self.simulated)
-        seen = _without_stalls(np.log(seen_there), simulated[at], self.closed[at])
+        seen = _without_stalls(np.log(seen_there), simulated[at], self.place[at, -_LOADS:], self.closed[at])
         # So many callers, each waiting for an answer: rate times latency is nearly theirs, and steadier than either.
         simulated[:, 1:] += np.where(self.closed, simulated[:, 0], 0.0)[:, None]
         seen[:, 1:] += np.where(self.closed[at], seen[:, 0], 0.0)[:, None]

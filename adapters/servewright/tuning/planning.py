@@ -82,7 +82,7 @@ def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float
     sizes = np.array([time.rows for time in study.alone])
     model = Model(
         scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.alone]),
-        values=np.array([study.model.values[name] for name in NUMBERS]), error=study.model.error,
+        fits=np.array([[study.model.values[name] for name in NUMBERS]]), error=study.model.error,
     )  # fmt: skip
     known = [found for found in study.measurements if found.settings == settings and found.p99_ms and found.rate]
     loads = [Load(rate=each), *(found.load for found in known)]
