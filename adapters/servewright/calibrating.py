@@ -28,9 +28,9 @@ class _Number(NamedTuple):
     differs: float
 
 
-# A few measurements do not tell every number, and what is usual fills in: about what fits to sixty cells of each of
-# seven recorded surfaces have in common (`benchmarks/surfaces`), two servers and three models. A scheduler tells of
-# which numbers its kind of server has others.
+# A few measurements do not tell every number, and what is usual fills in: for a server of which nothing else is known,
+# about what early fits to seven recorded surfaces have in common (`benchmarks/surfaces`). A scheduler tells better of
+# its kind of server; those of both backends tell all.
 _RANGES: Final[Mapping[str, _Number]] = {
     "fixed_s": _Number(5e-5, 8e-4, 2.5e-4, 2e-4),
     "answer_s": _Number(1e-6, 4e-4, 2e-4, 1e-4),
@@ -49,7 +49,7 @@ LIMITS: Final = {name: (number.least, number.greatest) for name, number in _RANG
 _LEAST, _GREATEST = np.array(list(LIMITS.values())).T
 _PULL: Final = 0.1
 _AVERAGED: Final = 12  # candidates: the luckiest is not the best, a simulation of a second is noisy too
-_FITS: Final = 4
+_FITS: Final = 4  # one ranks the settings by the luck of its start
 NUMBERS: Final = tuple(_RANGES)
 _WEIGHTS: Final = np.array([1.0, 0.6, 0.4, 0.4])  # of the rate and of PERCENTILES
 _MOST_OFF: Final = 0.5  # one measurement with a stall in it must not bend the model
