@@ -94,6 +94,35 @@ class TestPlan:
         with pytest.raises(InputError, match="no setting that keeps its promises"):
             planning.plan(made, SCHEDULER, rate=500.0)
 
+    def test_asks_every_fit(self, tmp_path: Path) -> None:
+        """What the fits say on average is nearer than what one says; a study lets each say it again."""
+        made = self.study(tmp_path)
+        assert made.model is not None
+        assert len(made.model.fits) > 1
+        calm, late = (made.model.fits[0] | {"spread": spread} for spread in (0.02, 0.8))
+
+        def tail(*fits: dict[str, float]) -> float:
+            assert made.model is not None
+            asked = made.model_copy(update={"model": made.model.model_copy(update={"fits": fits})})
+            found = planning.plan(asked, SCHEDULER, rate=500.0).p99_ms
+            assert found is not None
+            return found
+
+        assert tail(calm) < tail(calm, late) < tail(late)
+
+    def test_of_another_version_is_refused(self, tmp_path: Path, cli: Cli) -> None:
+        """Without a number of the model no p99 can be told, and a plan without one would keep no promise."""
+        made = self.study(tmp_path)
+        assert made.model is not None
+        first, *others = made.model.fits
+        lacking = {name: value for name, value in first.items() if name != "carrying"}
+        for fits, said in (((lacking, *others), "lacks carrying"), ((), "lacks any fit")):
+            study.save(made.model_copy(update={"model": made.model.model_copy(update={"fits": fits})}), tmp_path)
+            code, _, err = cli("plan", tmp_path, "--rate", "500/s")
+            assert code == 2
+            assert said in err
+            assert "tune again" in err
+
     def test_is_kept_in_the_study(self, tmp_path: Path, cli: Cli) -> None:
         """A report shows the plan that was made last; it is marked as simulated."""
         self.study(tmp_path)

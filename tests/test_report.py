@@ -207,6 +207,12 @@ class TestPage:
         assert text.index("a stand-in of TensorFlow Serving") < text.index("Tuned: 2.48 times")
         assert "stand-in" not in Outline(page.html(at_a_rate())).text
 
+    def test_tells_how_well_the_numbers_of_the_model_are_known(self) -> None:
+        """Fits that end elsewhere do not know; where all agree, one figure is enough."""
+        model = {"fits": [{"fixed_s": 0.0002, "scale": 1.1}, {"fixed_s": 0.0003, "scale": 1.1}]}
+        text = Outline(page.html(changed(model=document()["model"] | model))).text
+        assert "fixed_s 0.0002 to 0.0003, scale 1.10; off by 0.06" in text
+
     @given(st.text(st.sampled_from("<>\"'&/=;:{}%#!-`\\ \t\n\x00\x1b\u202escriptonload"), min_size=1, max_size=40))
     @settings(max_examples=15)
     def test_runs_nothing_of_a_study(self, hostile: str) -> None:

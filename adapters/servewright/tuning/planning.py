@@ -77,12 +77,18 @@ def planned_with(study: Study) -> tuple[Settings, float]:
 
 def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float) -> float | None:
     """Return the p99 of one replica under Poisson arrivals, corrected by what was measured of the same setting."""
-    if study.model is None or not study.alone or set(NUMBERS) - set(study.model.values):
+    if study.model is None or not study.alone:
         return None
+    lacking = {name for values in study.model.fits for name in NUMBERS if name not in values}
+    if lacking or not study.model.fits:
+        raise InputError(
+            f"the study's model lacks {', '.join(sorted(lacking)) or 'any fit'}, so no p99 can be simulated: another "
+            "version of servewright made it; tune again with this one"
+        )
     sizes = np.array([time.rows for time in study.alone])
     model = Model(
         scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.alone]),
-        fits=np.array([[study.model.values[name] for name in NUMBERS]]), error=study.model.error,
+        fits=np.array([[values[name] for name in NUMBERS] for values in study.model.fits]), error=study.model.error,
     )  # fmt: skip
     known = [found for found in study.measurements if found.settings == settings and found.p99_ms and found.rate]
     loads = [Load(rate=each), *(found.load for found in known)]

@@ -225,8 +225,8 @@ class _Search:
             if not each.unsafe and each.p99_ms is not None and each.rate > 0
         ]  # fmt: skip
         fitted: Fitted = fit(self.scheduler, times, cells, beside_s=beside, rounds=self.rounds, seed=self.goal.seed)
-        values = {name: float(value) for name, value in zip(NUMBERS, fitted.values, strict=True)}
-        self.found.model = Model(values=values, error=fitted.error, rounds=self.rounds)
+        fits = tuple(dict(zip(NUMBERS, values, strict=True)) for values in fitted.fits.tolist())
+        self.found.model = Model(fits=fits, error=fitted.error, rounds=self.rounds)
         belief = Belief.of(fitted, self.points)
         self.seconds = time.monotonic() - begin
         return belief

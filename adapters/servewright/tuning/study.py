@@ -191,9 +191,9 @@ class ServiceTime(Record):
 
 
 class Model(Record):
-    """The simulation that was fitted: its numbers by name, and how far off it is (a weighted log ratio)."""
+    """The simulation that was fitted: each fit's numbers by name, and how far off they are (a weighted log ratio)."""
 
-    values: dict[str, float]
+    fits: tuple[dict[str, float], ...]
     error: float
     rounds: int
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
@@ -432,11 +432,20 @@ def _made(study: Study) -> Section:
         ("ended", _when(study.ended)),
     ]
     if study.model is not None:
-        fitted = ", ".join(f"{name} {number(value)}" for name, value in study.model.values.items())
         off = f"off by {number(study.model.error)} (weighted log ratio) after {study.model.rounds} rounds"
-        rows.append(("simulation", f"{fitted}; {off}"))
+        rows.append(("simulation", f"{_numbers(study.model.fits)}; {off}"))
     table = Table(title="Machine and versions", columns=("what", "is"), rows=tuple(rows))
     return Section(key="made", title="Where it was measured", tables=(table,))
+
+
+def _numbers(fits: Sequence[Mapping[str, float]]) -> str:
+    """Return the numbers of a model by name, from the least that a fit has to the greatest."""
+    found: dict[str, list[float]] = {}
+    for values in fits:
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    ends = {name: dict.fromkeys([number(min(values)), number(max(values))]) for name, values in found.items()}
+    return ", ".join(f"{name} {' to '.join(both)}" for name, both in ends.items())
 
 
 def _memory(size: int) -> str:
