@@ -3,8 +3,8 @@
     python benchmarks/load_tools.py [--rounds 3] [--locust PATH]
 
 Every client keeps 16 requests of 784 floats in flight at one small server, in turn, for some rounds. HTTP: our own,
-a hand-written loop, httpx2, and, where they are installed (apt-get install wrk hey; pip install locust), wrk, hey and
-locust. gRPC: our own and raw grpcio with ready-made bytes. The server runs in a process of its own, so what is
+a hand-written loop, httpx2, and, where they are installed, wrk, hey and locust; it says of each that is missing how it
+is installed. gRPC: our own and raw grpcio with ready-made bytes. The server runs in a process of its own, so what is
 compared is the client's share of the machine, whatever the server can do.
 """
 
@@ -31,6 +31,11 @@ from servewright.load.running import measure
 from servewright.load.workload import Closed, Endpoint, Workload
 
 SECONDS = 4.0
+INSTALL = {
+    "wrk": "apt-get install wrk",
+    "hey": "apt-get install hey",
+    "locust": "pip install locust, in an environment of its own, and --locust PATH of the program",
+}
 METHOD = "/toy.Echo/Call"
 ECHO = """
 import sys
@@ -151,7 +156,7 @@ def tool(command: list[str], count: Callable[[str], float]) -> float:
 
 
 def tools(folder: Path, locust: str | None) -> dict[str, Callable[[int], float]]:
-    """Return the programs that are installed."""
+    """Return the programs that are installed, and say which are not."""
     found: dict[str, Callable[[int], float]] = {}
     body, script, users = folder / "body", folder / "post.lua", folder / "locustfile.py"
     body.write_bytes(BODY)
@@ -173,6 +178,8 @@ def tools(folder: Path, locust: str | None) -> dict[str, Callable[[int], float]]
         found["locust"] = lambda port: tool(
             [locust, "-f", str(users), *flags, "--host", f"http://127.0.0.1:{port}"], number(r"Aggregated +(\d+)")
         )
+    for name in [each for each in INSTALL if each not in found]:
+        print(f"not compared: {name} is not installed; {INSTALL[name]}")
     return found
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from integration.conftest import Models, Need, require
@@ -102,6 +103,15 @@ class TestStanding:
         assert values["Uid"].split()[0] != "0"
         assert {int(values[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert values["NoNewPrivs"] == "1"
+
+    def test_its_processes_are_seen_from_this_machine(self, standing: Standing) -> None:
+        """A load tells by them whether the server was the bottleneck; an engine in a virtual machine hides them."""
+        pid = standing.container.pid
+        if pid is None and "SERVEWRIGHT_ENGINE_PID_FILE" not in os.environ:
+            pytest.skip("the engine's processes are none of this machine's")
+        first = psutil.Process(pid)
+        tree = [tuple(process.cmdline()) for process in (first, *first.children(recursive=True))]
+        assert standing.container.command_line() in tree
 
     def test_an_image_of_ours_says_what_it_is(self, standing: Standing) -> None:
         """Labels, and an inventory of what is installed."""

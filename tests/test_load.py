@@ -16,18 +16,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from load_toys import PAYLOAD, Serve, workload
-from servewright.errors import LoadError, ProbeError
+from servewright import processes
+from servewright.errors import InputError, LoadError, ProbeError
 from servewright.load.arrivals import Arrivals
 from servewright.load.histogram import Histogram
 from servewright.load.http1 import request_bytes
 from servewright.load.measurement import Measurement, Window, stable
 from servewright.load.running import StartMethod, measure
-from servewright.load.watching import client_bound
+from servewright.load.watching import client_bound, server_of
 from servewright.load.workload import Closed, Pace
 
 
@@ -137,6 +139,20 @@ class TestHttp:
         with pytest.raises(ProbeError, match=why):
             measure(workload(address, Arrivals(rate=10)))
 
+    @pytest.mark.parametrize("rate", [0.0, 1e-12, 2e6, 1e15, float("nan"), float("inf")])
+    def test_refuses_a_rate_that_nobody_sends(self, rate: float) -> None:
+        """A schedule of it would have no end, or no first request."""
+        with pytest.raises(InputError, match="give"):
+            workload("127.0.0.1:1", Arrivals(rate=rate))
+
+    def test_refuses_more_processes_than_the_machine_bears(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Eight for each processor, and no more: they would only wait for each other."""
+        monkeypatch.setattr("servewright.processors.usable", lambda: 2)
+        assert workload("127.0.0.1:1", Arrivals(rate=1), processes=16).processes == 16
+        for count in (0, 17, 100_000):
+            with pytest.raises(InputError, match="give 1 to 16, 8 for each processor"):
+                workload("127.0.0.1:1", Arrivals(rate=1), processes=count)
+
     def test_a_header_is_sent_once(self) -> None:
         """However it is written: what comes later stands, and the length is the body's."""
         headers = {"content-type": "text/plain", "HOST": "other", "content-length": "999"}
@@ -215,19 +231,18 @@ class TestOpenAndClosedLoop:
     """What stalls look like."""
 
     def test_the_open_loop_tells_what_waiting_users_see(self, serve: Serve) -> None:
-        """Where a server stalls for a tenth of the time, p99 is no less than the truth; a closed loop hides it.
+        """Where a server stalls for a sixth of the time, p99 is the truth; a closed loop hides it.
 
-        How near it comes is for ``benchmarks/load_client.py``: a busy machine adds waits of its own.
+        A busy machine adds waits of its own, so that above the truth there is room up to 5 % more than the whole stall,
+        the longest that anybody waits for it; ``benchmarks/load_client.py`` wants 5 % on either side.
         """
-        toy = serve(stall_s=0.6, every_s=6.0)
+        toy = serve(stall_s=1.0, every_s=6.0)
         found = measure(workload(toy.address, Arrivals(rate=200), duration_s=6.0))
         hidden = measure(workload(toy.address, Closed(concurrency=1), duration_s=6.0))
-        stalls = toy.stop()
-        assert len(stalls) >= 1
-        length = stalls[0][1] - stalls[0][0]
-        waited = np.maximum(length - np.arange(1200) / 200, 0)
+        lengths = [end - begin for begin, end in toy.stop()]
+        waited = np.maximum(min(lengths) - np.arange(1200) / 200, 0)
         truth = np.sort(waited)[int(np.ceil(0.99 * 1200)) - 1] * 1000
-        assert found.percentile_ms(0.99) > truth * 0.95
+        assert truth * 0.95 < found.percentile_ms(0.99) < max(lengths) * 1000 * 1.05
         assert hidden.percentile_ms(0.99) < truth / 2
 
 
@@ -235,9 +250,10 @@ class TestStability:
     """When a load has seen enough."""
 
     @staticmethod
-    def window(rate: int, latency_ms: float) -> Window:
+    def window(rate: int = 100, p50: float = 5.0, p90: float = 10.0, p99: float = 20.0) -> Window:
+        """Return a window of a second with such latencies, in milliseconds, of 100 requests."""
         found = Window(seconds=1.0, answered=rate)
-        found.latency.add(np.full(rate, latency_ms * 1e6))
+        found.latency.add(np.repeat([p50, p90, p99], [80, 15, 5]) * 1e6)
         return found
 
     def test_three_windows_that_agree_are_enough(self) -> None:
@@ -246,10 +262,18 @@ class TestStability:
         assert stable([self.window(10, 50), *calm])
         assert not stable(calm[:2])
 
-    @pytest.mark.parametrize(("rate", "latency_ms"), [(140, 5.0), (100, 9.0)])
-    def test_another_rate_or_latency_is_not_stable(self, rate: int, latency_ms: float) -> None:
-        """More than 10 % off on either is not yet stable."""
-        assert not stable([self.window(100, 5.0), self.window(100, 5.0), self.window(rate, latency_ms)])
+    @pytest.mark.parametrize("key", ["rate", "p50", "p90", "p99"])
+    def test_how_far_the_last_window_may_be_off(self, key: str) -> None:
+        """Rate, p50 and p90 may be 10 % off the mean of three; p99, above which there are few requests, 50 %."""
+        usual: dict[str, int | float] = {"rate": 100, "p50": 5.0, "p90": 10.0, "p99": 20.0}
+        # One of three that is 15.8 % above the others is 10 % above their mean; one of twice as much, 50 %.
+        near, far = (1.95, 2.05) if key == "p99" else (1.14, 1.17)
+
+        def last(times: float) -> Window:
+            return self.window(**{key: type(usual[key])(usual[key] * times)})  # type: ignore[arg-type]
+
+        assert stable([self.window(), self.window(), last(near)])
+        assert not stable([self.window(), self.window(), last(far)])
 
     def test_a_stable_load_ends_early_and_says_so(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         """A load that settles ends before its duration."""
@@ -288,6 +312,58 @@ class TestSelfWatch:
         """A process with no time left may be what held the load back."""
         assert "busy" in client_bound(self.spread(10), Histogram(), 0.95, saturated=False)
         assert not client_bound(self.spread(10), Histogram(), 0.95, saturated=True)
+
+    @pytest.mark.parametrize(("cores", "saturated"), [(1, True), (3, False)])
+    def test_a_server_is_saturated_that_uses_what_the_client_leaves_to_it(
+        self, cores: int, saturated: bool, busy_child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its children count; of three processors one thread cannot use the two that are its own."""
+        monkeypatch.setattr("servewright.processors.usable", lambda: cores)
+        over = server_of(busy_child.pid)()
+        before = used_by(busy_child.pid)
+        processes.wait_until(lambda: used_by(busy_child.pid) > before + 0.2, within_s=60, what="the child computes")
+        assert over() is saturated
+
+    def test_a_server_that_idles_has_ended_or_is_elsewhere_is_not_saturated(
+        self, busy_child: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then the client is what was busy, however few processors there are."""
+        monkeypatch.setattr("servewright.processors.usable", lambda: 1)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as idle:
+            processes.wait_until(lambda: psutil.Process(idle.pid).status() == "sleeping", within_s=60, what="it waits")
+            rested = server_of(idle.pid)()
+            assert not rested()
+            ended = server_of(busy_child.pid)()
+            end(busy_child)
+            assert not ended()
+            assert not server_of(busy_child.pid)()()
+            assert not server_of(None)()()
+
+
+def used_by(pid: int) -> float:
+    """Return the seconds that the children of a process have computed."""
+    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process(pid).children())
+
+
+def end(parent: subprocess.Popen[str]) -> None:
+    """End a process and its children."""
+    for child in psutil.Process(parent.pid).children():
+        child.kill()
+    parent.kill()
+    parent.communicate()
+
+
+@pytest.fixture
+def busy_child() -> Iterator[subprocess.Popen[str]]:
+    """Run a process that waits for its child, which computes for as long as the test lasts."""
+    endless = "print(0, flush=True); any(iter(int, 1))"
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with subprocess.Popen([sys.executable, "-c", script, endless], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        yield parent
+        if parent.poll() is None:
+            end(parent)
 
 
 class TestInterruption:

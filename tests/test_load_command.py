@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from servewright import state
 from servewright.cli import run
 from servewright.load.measurement import Measurement
 from servewright.load.running import measure
+from servewright.load.saturation import find_max
 from servewright.load.workload import Workload
 
 
@@ -46,6 +48,41 @@ class TestCommand:
         assert "no request got a good answer" in said.err
         assert run(["load", url, *words, "--json"]) == 4
         assert json.loads(capsys.readouterr().out)["ok"] is False
+
+    def test_numbers_that_are_the_clients_own_are_not_printed(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One process cannot send a million requests a second: exit code 1, and the numbers only for who allows it."""
+        (tmp_path / "x.json").write_text("{}")
+        words = ["load", f"http://{serve().address}/x", "--data", str(tmp_path / "x.json"), "--duration", "600ms"]
+        words += ["--rate", "1M/s", "--processes", "1", "--warm-up", "0s", "--timeout", "1s"]
+        assert run(words) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "servewright: client-bound: " in said.err
+        assert "use more --processes or a lower --rate; --allow-client-bound prints the numbers" in said.err
+        assert run([*words, "--allow-client-bound"]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[0].startswith("rate ")
+        assert [line for line in printed if line.startswith("CLIENT-BOUND ")] == [printed[-1]]
+        assert run([*words, "--allow-client-bound", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["ok"] is False
+        assert "--processes" in document["client"]["bound"]
+
+    def test_a_search_ends_where_the_client_is_the_bound(
+        self, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A rate that the client cannot send is no rate that the server does not bear: exit code 1, nothing found."""
+        (tmp_path / "x.json").write_text("{}")
+        search = functools.partial(find_max, first=1e6)
+        monkeypatch.setattr("servewright.load.saturation.find_max", search)
+        words = ["--find-max", "--duration", "600ms", "--warm-up", "0s", "--timeout", "1s", "--processes", "1"]
+        url = f"http://{serve().address}/x"
+        assert run(["load", url, "--data", str(tmp_path / "x.json"), *words]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "servewright: client-bound: " in said.err
 
     def test_names_a_server_that_is_dead(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -84,12 +121,24 @@ class TestCommand:
          ["--rate", "5/s", "--header", ":x"], ["--rate", "5/s", "--header", "X: \u0151"],
          ["--rate", "5/s", "--transport", "grpc"], ["--rate", "\u00b2"], ["--concurrency", "2", "--poisson"],
          ["--rate", "5/s", "--backend", "tfserving"], ["--rate", "5/s", "--name", "x"],
-         ["--rate", "5/s", "--grpc", "127.0.0.1:1"]],
+         ["--rate", "5/s", "--grpc", "127.0.0.1:1"], ["--rate", "nan"], ["--rate", "inf"], ["--rate", "-5"],
+         ["--rate", "1e300"], ["--rate", "2M/s"], ["--rate", "0.000000000001"], ["--rate", "5/s", "--duration", "inf"],
+         ["--rate", "5/s", "--duration", "0s"], ["--rate", "5/s", "--warm-up", "-1s"],
+         ["--rate", "5/s", "--timeout", "0s"], ["--rate", "5/s", "--poisson", "--seed", "-1"],
+         ["--rate", "5/s", "--processes", "0"], ["--rate", "5/s", "--processes", "100000"], ["--concurrency", "0"],
+         ["--concurrency", "1000000000"], ["--find-max", "--slo", "p99=nan"], ["--find-max", "--slo", "p99=0ms"],
+         ["--find-max", "--slo", "errors=nan"], ["--find-max", "--slo", "errors=-1%"]],
     )  # fmt: skip
-    def test_refuses_what_makes_no_sense(self, words: list[str], tmp_path: Path) -> None:
-        """Options that contradict each other, or say nothing, are bad input."""
+    def test_refuses_what_makes_no_sense(
+        self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Options that contradict each other, or say nothing, are bad input, and one line says why."""
         (tmp_path / "x.json").write_text("{}")
         assert run(["load", "http://127.0.0.1:1/x", "--data", str(tmp_path / "x.json"), *words]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("servewright: ")
+        assert said.count("\n") == 1
+        assert "defect" not in said
 
     @pytest.mark.parametrize(
         "url",

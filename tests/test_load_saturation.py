@@ -15,7 +15,9 @@ class TestPromises:
         """Latencies by percentile, and a share of errors."""
         assert parse_slo("p99=50ms, errors=0.1%") == Slo(latency_ms=(("p99", 50.0),), errors=0.001)
 
-    @pytest.mark.parametrize("text", ["", "p99", "p99=50", "p98=1ms", "errors=200%", "errors=many"])
+    @pytest.mark.parametrize(
+        "text", ["", "p99", "p99=50", "p98=1ms", "p99=0ms", "p99=nan", "errors=200%", "errors=many", "errors=nan"]
+    )
     def test_refuses_what_is_none(self, text: str) -> None:
         """What is no promise is said, with an example of one."""
         with pytest.raises(InputError, match="p99=50ms"):

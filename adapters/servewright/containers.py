@@ -84,6 +84,20 @@ class Container:
         with engine.translated("look at the container"):
             return self.engine.api.inspect_container(self.id)  # type: ignore[no-any-return]
 
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process on this machine; ``None`` where that cannot be seen from here.
+
+        An engine in a virtual machine has numbers of its own, under which there may be somebody else's process here:
+        the kernel must say that the process is of this container.
+        """
+        try:
+            pid = int(self.state()["Pid"])
+            groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+        except (LaunchError, OSError):
+            return None
+        return pid if self.id in groups else None
+
     def alive(self) -> bool:
         """Tell whether it runs; an engine that does not answer is a `LaunchError`."""
         try:

@@ -73,6 +73,8 @@ def parse_slo(text: str) -> Slo:
         try:
             if name in PERCENTILES:
                 latency[name] = units.parse_duration_us(value) / 1000
+                if not latency[name]:
+                    raise ValueError(f"{name}={value} is kept by no server")
             elif name == "errors":
                 errors = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
                 if not 0 <= errors <= 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from servewright import processors
 from servewright.backend import Payload, Transport
 from servewright.errors import InputError
 from servewright.load.arrivals import Arrivals
@@ -24,6 +25,8 @@ class Closed:
 Pace: TypeAlias = Arrivals | Closed
 
 _PER_PROCESS: Final = 4000.0  # requests per second that one process sends in time with ease
+_MOST_PER_CORE: Final = 8  # processes; more of them only wait for each other
+_LEAST_RATE, _MOST_RATE = 1 / 3600, 1e6  # a schedule is made a second at a time
 
 
 def senders(pace: Pace, cores: int) -> int:
@@ -79,8 +82,12 @@ class Workload:
             raise InputError("a load's duration and timeout are positive, its warm-up at least zero")
         if isinstance(self.pace, Arrivals) and not self.pace.rate > 0:
             raise InputError(f"a rate of {self.pace.rate:g}/s sends nothing; give a positive one")
-        if self.processes < 1:
-            raise InputError("a load needs at least one process")
+        if isinstance(self.pace, Arrivals) and not _LEAST_RATE <= self.pace.rate <= _MOST_RATE:
+            raise InputError(f"a rate of {self.pace.rate:g}/s cannot be sent; give one from 1/h to 1M/s")
+        most = _MOST_PER_CORE * processors.usable()
+        if not 1 <= self.processes <= most:
+            cores = f"{_MOST_PER_CORE} for each processor that this program may use"
+            raise InputError(f"{self.processes} processes cannot send a load; give 1 to {most}, {cores}")
 
     @property
     def ends_s(self) -> float:
