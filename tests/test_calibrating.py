@@ -75,6 +75,21 @@ def test_predicts_settings_that_were_not_measured() -> None:
     assert np.median(np.abs(tails)) < 0.20
 
 
+def test_workers_crowd_each_other_the_more_the_more_are_busy() -> None:
+    """What was measured with every core busy is not what two of them do to each other."""
+    known = [cell(setting(1, 0, 1), Closed(concurrency=1))]
+    model = fit(SCHEDULER, ALONE_S, known, beside_s={4: 2e-3}, rounds=1)
+    numbers = model.values.copy()
+    numbers[[NUMBERS.index("crowding"), NUMBERS.index("waking_s"), NUMBERS.index("company")]] = 3.0, 0.0, 0.0
+    model = replace(model, fits=numbers[None])
+    asked = [(setting(1, 0, count), Closed(concurrency=count)) for count in (1, 2, 4)]
+    one, two, four = (each[1] for each in model.simulated(asked).shown)
+    assert one < two < four
+    assert two - one < 0.6 * (four - one)
+    of_two = replace(model, crowded=2).simulated(asked).shown
+    assert of_two[1][1] > one + 0.8 * (four - one)
+
+
 def test_takes_what_carries_many_rows_for_no_part_of_a_batch() -> None:
     """Of a request of 64 rows, a share is sending and unpacking them: a batch of 64 requests computes the rest."""
     model = fit(SCHEDULER, ALONE_S, [cell(setting(4, 0, 1), Closed(concurrency=8))], rounds=1)

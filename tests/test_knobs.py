@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from servewright import pipeline, registry
-from servewright.backend import Backend
+from servewright.backend import Backend, Transport
 from servewright.errors import InputError
 from servewright.rendering import render
 from servewright.tuning import spec_text, tuner
@@ -75,6 +75,21 @@ class TestKnobs:
         assert bool(left_out) == (len(found) < len(every))
         alone = subject.tuning.alone(spec, demand)
         assert tuner.accepted(subject, [alone], backends=registry.names()) == ([alone], "")
+
+    @pytest.mark.parametrize(("transport", "capped"), [("grpc", 39), ("http", None)])
+    def test_tell_how_many_requests_the_server_takes(
+        self, transport: Transport, capped: int | None, workshop: Workshop
+    ) -> None:
+        """A batch is simulated as what the spec's own flags let in, over the transport that is asked."""
+        backend = registry.get("tfserving")
+        values = workshop.values(backend) | {"tfserving": {"flags": {"grpc_max_threads": 40}}}
+        subject = subject_of(workshop.write(values), backend)
+        demand = Demand(waiting=64, cores=2, transport=transport)
+        every = grid(subject.tuning, subject.tuning.knobs(subject.document.spec, demand), demand)
+        assert {each.get("server_threads") for each in every} == {capped}
+        assert set(subject.tuning.scheduler.policy(every).admitted.tolist()) == ({capped} if capped else {1 << 40})
+        assert '"grpc_max_threads": 40' in subject.rewritten(every[-1])
+        assert "server_threads" not in subject.rewritten(every[-1])
 
     def test_of_one_caller_are_accepted(self, backend: Backend, workshop: Workshop) -> None:
         """Without batches no delay is written, and that is no file laid over it."""

@@ -23,6 +23,10 @@ TEXTS = (
     'batching: {max_size: 4,\n  queue: 8}  # two lines\nservewright: 1\n',
     '{\n  "servewright": 1,\n  "batching": {"max_size": 4}\n}\n',
     "servewright: 1\nbatching:\n    max_delay: 1ms\n    max_size: 4\n\nworkers: 3\n",
+    "servewright: 1\nbatching:  # none {yet}\n  queue: 64\nname: x\n",
+    "servewright: 1\nbatching: &b {queue: 64}  # {b}\nname: x\n",
+    "servewright: 1\nbatching: {max_size: 4,  # }\n  queue: 8}\nname: x\n",
+    "---\nservewright: 1\nname: x\n...\n",
 )  # fmt: skip
 
 
@@ -50,8 +54,9 @@ class TestSpecText:
 
     def test_says_what_to_write_where_it_cannot(self) -> None:
         """A layout beyond its reach is left alone."""
-        with pytest.raises(InputError, match=r"batching\.max_size: 32"):
-            spec_text.changed("servewright: 1\nbatching: &b {max_size: 4}\nother: *b\n", KEYS, file="x.yaml")
+        for batching in ("&b {max_size: 4}\nother: *b\n", "\n  {queue: 8}\n"):
+            with pytest.raises(InputError, match=r"by hand: batching\.max_size: 32"):
+                spec_text.changed(f"servewright: 1\nbatching: {batching}", KEYS, file="x.yaml")
 
     @given(
         st.dictionaries(

@@ -14,6 +14,7 @@ from servewright.errors import InputError
 from servewright.tuning import study
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.machine import machine, versions
+from servewright.tuning_report import page
 
 EXAMPLE = Path(__file__).parent / "study.json"
 
@@ -41,6 +42,15 @@ class TestFile:
                 study.load(file)
         with pytest.raises(InputError, match="does not exist"):
             study.load(tmp_path / "absent.json")
+
+    def test_of_an_earlier_version_has_fewer_fits(self) -> None:
+        """Its report is still written; only what asks the model needs them."""
+        document = json.loads(study.text(example()))
+        document["model"] = {"values": {"fixed_s": 0.0002}, "error": 0.06, "rounds": 12}
+        found = study.Study.model_validate(document)
+        assert found.model is not None
+        assert found.model.fits == ()
+        assert ">off by 0.06" in page.html(found)
 
     def test_of_a_later_version_may_say_more(self, tmp_path: Path) -> None:
         """Keys that are not known are passed over."""

@@ -81,11 +81,27 @@ class TestCommand:
             (("--time", "soon"), "--time"),
             (("--each", "0s"), "--each"),
             (("--budget", "6"), "budget"),
+            (("--margin", "nan"), "no number"),
+            (("--seed", "-1"), "--seed"),
             (("--runtime", "nowhere"), "no runtime"),
         ):
             code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", *words)
             assert (code, said in err) == (2, True), err
         assert not (workshop.folder / "study").exists()
+
+    def test_refuses_a_journal_of_another_content(self, backend: Backend, workshop: Workshop, cli: Cli) -> None:
+        """What a fact lacks is said with its line, before anything is started."""
+        spec = workshop.write(workshop.values(backend))
+        for number, (kind, fact, place) in enumerate(
+            (
+                ("measured", {}, "measured"), ("measured", {"measured": {}}, "measured.rate"), ("ladder", {}, "top"),
+                ("service_times", {"found": [{"rows": 1}]}, "found.0.ms"), ("more", {"budget": 9}, "rounds"),
+            )
+        ):  # fmt: skip
+            folder = workshop.folder / f"study-{number}"
+            Journal.create(folder / NAME, self.head(spec, backend)).append(kind, fact)
+            code, _, err = cli("tune", spec, "-b", backend.name, "-o", folder, "--resume")
+            assert (code, f"{NAME}:2: {place}: " in err, "another -o" in err) == (2, True, True), err
 
     def test_knows_a_model_by_its_files(self, backend: Backend, workshop: Workshop) -> None:
         """The spec only names them, and they may have been written anew."""
@@ -162,6 +178,8 @@ class TestCommand:
             Journal.create(workshop.folder / key / NAME, head | {key: value})
             code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / key, "--resume")
             assert (code, said in err) == (2, True), err
+        code, _, err = cli(*more, "--max-throughput")  # the promise is the study's
+        assert (code, "began with another --max-throughput" in err) == (2, True), err
         given = [(each["budget"], each["rounds"]) for each in Journal.resume(journal.path).all("more")]
         assert given == [(12, 4), (12, 6)]
         (workshop.folder / "other.npz").write_bytes(b"other")

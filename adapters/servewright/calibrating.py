@@ -80,6 +80,7 @@ class Model:
 
     ``fits`` has the numbers of several fits, a row each. A few measurements do not tell all of them, so fits that start
     elsewhere end elsewhere; what they say on average is nearer than what one of them says, or their average numbers.
+    ``crowded`` is with how many busy workers they crowd each other by the whole of ``crowding``.
     """
 
     scheduler: Scheduler
@@ -87,6 +88,7 @@ class Model:
     alone_s: Floats
     fits: Floats
     error: float
+    crowded: int = 2
 
     @property
     def values(self) -> Floats:
@@ -152,11 +154,11 @@ def fit(
     random = np.random.default_rng(seed)
     low, high = _LEAST, _GREATEST
     sizes = np.array(sorted(alone_s))
+    beside_s, fits = beside_s or {}, np.arange(_FITS)[:, None]
     model = Model(
         scheduler=scheduler, sizes=sizes, alone_s=np.array([alone_s[size] for size in sizes.tolist()]), fits=low[None],
-        error=float("inf"),
+        error=float("inf"), crowded=max(beside_s, default=2),
     )  # fmt: skip
-    beside_s, fits = beside_s or {}, np.arange(_FITS)[:, None]
     found = low + (high - low) * random.random((_FITS, 240, len(low)))
     errors = _errors(model, cells, beside_s, found)
     for _ in range(rounds):
@@ -253,16 +255,18 @@ def _service(model: Model, values: Floats) -> Service:
 
     These are of one request of many rows, and batches are of many requests: of what it takes longer for its rows, the
     share ``carrying`` is sending and unpacking them, which each request of a batch does for itself, and not by the
-    worker. ``scale`` is how much longer batches compute than what is left.
+    worker. ``scale`` is how much longer batches compute than what is left. Between one busy worker and as many as crowd
+    each other by all of ``crowding``, each further one adds as much.
     """
     given = dict(zip(_RANGES, values.T, strict=True))
     outside = np.minimum(given["fixed_s"] + given["answer_s"], 0.7 * model.alone_s[0])
     carried = given["carrying"][:, None] * np.maximum(model.alone_s - model.alone_s[0], 0.0)
     computed = model.alone_s - outside[:, None] - carried
     batch_s = np.maximum(computed, 0.2 * model.alone_s[0]) * given["scale"][:, None]
+    share = np.linspace(0.0, 1.0, model.crowded)
     return Service(
         sizes=model.sizes, batch_s=batch_s, gathering_s=given["gathering_s"],
-        crowding=np.stack([np.ones(len(values)), given["crowding"]], axis=1),
+        crowding=1.0 - share + share * given["crowding"][:, None],
         answer_s=given["answer_s"], company=given["company"], overlap=given["overlap"], fixed_s=given["fixed_s"],
         spread=given["spread"], waking_s=given["waking_s"], threading=given["threading"],
         meeting_s=given["meeting_s"],

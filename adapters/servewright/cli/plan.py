@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import PATH, json_option
+from servewright.cli.options import PATH, Share, json_option
 from servewright.errors import ServewrightError
 
 
@@ -19,7 +19,7 @@ from servewright.errors import ServewrightError
 @click.argument("study", type=PATH)
 @click.option("--rate", required=True, help="Requests per second that the fleet shall serve, such as 20k/s.")
 @click.option(
-    "--head-room", type=click.FloatRange(0, 0.95), default=0.3, show_default=True,
+    "--head-room", type=Share(0, 0.95), default=0.3, show_default=True,
     help="The share of each replica's rate that stays free.",
 )  # fmt: skip
 @json_option

@@ -11,6 +11,7 @@ import click
 from servewright.cli import printing
 from servewright.cli.options import (
     PATH,
+    Share,
     backend_option,
     image_option,
     json_option,
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
 @click.option("--time", "time_limit", default="10m", show_default=True, help="How long to search, at most.")
 @click.option("--each", default="5s", show_default=True, help="How long one measurement takes, at most.")
 @click.option("--rounds", type=click.IntRange(2), default=4, show_default=True, help="Rounds against the default.")
-@click.option("--margin", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Gains not sought.")
-@click.option("--seed", default=0, help="Of what is left to chance.")
+@click.option("--margin", type=Share(0, 1), default=0.03, show_default=True, help="Gains not sought.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of what is left to chance.")
 @click.option("--transport", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--data", type=PATH, help="What to send: an .npz of the signature's inputs.")
 @click.option(

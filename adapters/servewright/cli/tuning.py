@@ -97,7 +97,7 @@ def _ask(spec: Any, options: dict[str, Any]) -> Any:
         own = {name: getattr(spec.slo, name) for name in ("p50", "p90", "p99")}
         latency = tuple((name, limit / 1000) for name, limit in own.items() if limit is not None)
         slo = Slo(latency_ms=latency, errors=spec.slo.errors or 0.0)
-    if options["max_throughput"] and not slo.latency_ms:
+    if options["max_throughput"] and not slo.latency_ms and not options["resume"]:  # a study has its own promise
         raise click.UsageError("--max-throughput needs a promise to stop at, such as --slo p99=50ms")
     chosen = options["concurrency"] or options["max_throughput"]
     rate = rate_of(options["rate"]) if options["rate"] else None if chosen else spec.slo.rate

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
+from servewright.backend import Transport
 from servewright.simulating import Scheduler
 from servewright.spec import ModelSpec
 from servewright.tuning.study import Knob, Load, Settings
@@ -17,16 +18,17 @@ _AT_ONCE_S: Final = 1.0  # what an open loop can have waiting before no promise 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What shapes the grid: the most requests that can be waiting, and the cores of the server's machine."""
+    """What shapes the grid: the most requests that can be waiting, how they come, and the server's machine's cores."""
 
     waiting: int
     cores: int
+    transport: Transport = "http"
 
     @classmethod
-    def of(cls, loads: Sequence[Load], cores: int) -> Demand:
+    def of(cls, loads: Sequence[Load], cores: int, transport: Transport = "http") -> Demand:
         """Return what ``loads`` can have waiting: callers, or a second's arrivals."""
         most = max((load.concurrency or math.ceil((load.rate or 1.0) * _AT_ONCE_S) for load in loads), default=1)
-        return cls(waiting=max(most, 1), cores=cores)
+        return cls(waiting=max(most, 1), cores=cores, transport=transport)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

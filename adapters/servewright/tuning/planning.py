@@ -89,6 +89,7 @@ def _tail_ms(study: Study, scheduler: Scheduler, settings: Settings, each: float
     model = Model(
         scheduler=scheduler, sizes=sizes, alone_s=np.array([time.ms / 1e3 for time in study.alone]),
         fits=np.array([[values[name] for name in NUMBERS] for values in study.model.fits]), error=study.model.error,
+        crowded=max((time.busy for time in study.service_times if time.busy > 1), default=2),
     )  # fmt: skip
     known = [found for found in study.measurements if found.settings == settings and found.p99_ms and found.rate]
     loads = [Load(rate=each), *(found.load for found in known)]

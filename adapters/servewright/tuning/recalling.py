@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
+from servewright.errors import InputError
 from servewright.tuning.journal import Journal
 from servewright.tuning.search import Bench, Question
-from servewright.tuning.study import Measured, Round, ServiceTime
+from servewright.tuning.study import Goal, Measured, Round, Server, ServiceTime
+
+# What each kind of fact of a study holds.
+_PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "study": {"goal": Goal, "most": bool, "began": str},
+    "server": {"server": Server},
+    "ladder": {"top": float},
+    "service_time": {"found": ServiceTime},
+    "service_times": {"found": list[ServiceTime]},
+    "measured": {"measured": Measured},
+    "round": {"round": Round},
+    "more": {"budget": int, "rounds": int},
+    "written": {"spec": str, "configs": list[str]},
+}
+
+
+def check(journal: Journal) -> None:
+    """Refuse a journal of which a fact lacks a part, or has another in its place: `InputError` with its line."""
+    for number, fact in enumerate(journal.facts, 1):
+        for name, kind in _PARTS.get(fact["kind"], {}).items():
+            try:
+                TypeAdapter(kind).validate_python(fact.get(name))
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, (name, *first["loc"])))
+                raise InputError(
+                    f"{journal.path}:{number}: {place}: {first['msg']}; the journal was changed by hand, or is of "
+                    "another version: begin a new study with another -o"
+                ) from error
 
 
 class Recalling:

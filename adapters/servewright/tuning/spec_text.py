@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from servewright import yamltext
-from servewright.errors import InputError
+from servewright.errors import InputError, SpecError
 
 _VALUE = re.compile(
     r"""(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\[[^\]#]*\]|[^#\n]*?)(?P<rest>[ \t]*(?:(?<=[ \t])#[^\n]*)?)\n?$"""
@@ -25,15 +25,24 @@ def changed(text: str, keys: Mapping[str, Any], *, file: str) -> str:
     if "\r\n" in text:
         return changed(text.replace("\r\n", "\n"), keys, file=file).replace("\n", "\r\n")
     wanted = expected(yamltext.parse(text.encode(), file=file).value, keys)
-    found = _as_json(text, wanted) if text.lstrip().startswith("{") else text
-    if found is text:
-        for key, value in keys.items():
-            head, _, inner = key.partition(".")
-            found = _set(found, head, inner, value, file)
-    if yamltext.parse(found.encode(), file=file).value != wanted:
+    try:
+        found = _edited(text, keys, wanted, file)
+        right = yamltext.parse(found.encode(), file=file).value == wanted
+    except SpecError:  # an edit that went wrong may be no YAML at all
+        right = False
+    if not right:
         lines = ", ".join(f"{key}: {_scalar(value)}" for key, value in keys.items())
         raise InputError(f"{file} is laid out in a way that cannot be changed in place; write by hand: {lines}")
     return found
+
+
+def _edited(text: str, keys: Mapping[str, Any], wanted: Any, file: str) -> str:
+    if text.lstrip().startswith("{") and (found := _as_json(text, wanted)) != text:
+        return found
+    for key, value in keys.items():
+        head, _, inner = key.partition(".")
+        text = _set(text, head, inner, value, file)
+    return text
 
 
 def expected(values: Any, keys: Mapping[str, Any]) -> Any:
@@ -68,7 +77,8 @@ def _set(text: str, head: str, inner: str, value: Any, file: str) -> str:
         lines[-1] += "\n"
     shown = _scalar(value)
     if (head,) not in places:
-        lines.append(f"{head}: {{{inner}: {shown}}}\n" if inner else f"{head}: {shown}\n")
+        end = next((at for at, line in enumerate(lines) if line.rstrip() == "..."), len(lines))
+        lines.insert(end, f"{head}: {{{inner}: {shown}}}\n" if inner else f"{head}: {shown}\n")
         return "".join(lines)
     first = places[(head,)].line - 1
     if not inner:
@@ -120,8 +130,9 @@ def _inserted(
 ) -> str:
     first = places[(head,)].line - 1
     siblings = [place for path, place in places.items() if len(path) == 2 and path[0] == head]
-    opened = lines[first].find("{")
-    if opened >= 0:
+    flow = re.match(rf"""\s*(["']?){re.escape(head)}\1\s*:\s*(?:[&!]\S*\s+)*\{{""", lines[first])
+    if flow:
+        opened = flow.end() - 1
         gap = ", " if siblings else ""
         closes = max((place.line for place in siblings), default=first + 1) - 1
         at = lines[closes].find("}", siblings[-1].column if siblings and closes != first else opened)

@@ -193,7 +193,7 @@ class ServiceTime(Record):
 class Model(Record):
     """The simulation that was fitted: each fit's numbers by name, and how far off they are (a weighted log ratio)."""
 
-    fits: tuple[dict[str, float], ...]
+    fits: tuple[dict[str, float], ...] = ()
     error: float
     rounds: int
 

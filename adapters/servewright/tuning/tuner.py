@@ -109,6 +109,7 @@ def tune(
     path = folder / JOURNAL
     if resume:
         journal = Journal.resume(path)
+        recalling.check(journal)
         _same(journal, identity, path)
         ask, goal = _as_begun(journal, ask, goal, given)
         _replaceable(subject, [fact["spec"] for fact in journal.all("written")], force=force)
@@ -240,15 +241,15 @@ class _Tuner:
         spec = self.subject.document.spec
         found, comparison = Found(), None
         recalled = recalling.Recalling(self.bench, self.journal, on_new=self.on_measured)
-        demand = Demand.of(self.goal.loads, self.machine.cores)
+        demand = Demand.of(self.goal.loads, self.machine.cores, self.subject.transport)
         knobs: tuple[Knob, ...] = ()
         for fact in self.journal.all("server"):
             self._must_be_real(study.Server.model_validate(fact["server"]))
         try:
             if self.ask.most:
                 self._ladder()
-                demand = Demand.of(self.goal.loads, self.machine.cores)
-                demand = Demand(waiting=min(demand.waiting, 4 * _CALLERS), cores=demand.cores)
+                demand = Demand.of(self.goal.loads, self.machine.cores, self.subject.transport)
+                demand = replace(demand, waiting=min(demand.waiting, 4 * _CALLERS))
             knobs = tuple(self.subject.tuning.knobs(spec, demand))
             settings = self._grid(knobs, demand)
             self.on_stage(f"look for {self.goal}")
@@ -323,7 +324,7 @@ class _Tuner:
 
     def _strong(self) -> list[Settings]:
         """Return a few settings that use every core, with batches that so many callers fill twice, strongest first."""
-        demand = Demand(waiting=_CALLERS, cores=self.machine.cores)
+        demand = Demand(waiting=_CALLERS, cores=self.machine.cores, transport=self.subject.transport)
         knobs = self.subject.tuning.knobs(self.subject.document.spec, demand)
         settings = self._grid(knobs, demand)
         policy = self.subject.tuning.scheduler.policy(settings)

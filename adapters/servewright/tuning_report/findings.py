@@ -433,7 +433,7 @@ def _made(study: Study) -> Section:
     ]
     if study.model is not None:
         off = f"off by {number(study.model.error)} (weighted log ratio) after {study.model.rounds} rounds"
-        rows.append(("simulation", f"{_numbers(study.model.fits)}; {off}"))
+        rows.append(("simulation", "; ".join(filter(None, (_numbers(study.model.fits), off)))))
     table = Table(title="Machine and versions", columns=("what", "is"), rows=tuple(rows))
     return Section(key="made", title="Where it was measured", tables=(table,))
 

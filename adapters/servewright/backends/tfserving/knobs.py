@@ -22,6 +22,7 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
     """Return every knob: a batch that the load can never fill is not tried, nor are threads that only crowd."""
     now = default(spec, demand)
     sizes = powers(min(demand.waiting, _LARGEST), least=min(2, demand.waiting))
+    capped = server_threads(spec, demand)
     padded = spec.device != "cpu" or bool(spec.batching.allowed_sizes)
     return [
         Knob(
@@ -56,10 +57,19 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
             left_out="batches run beside each other by num_batch_threads already",
         ),
         Knob(
-            name="server_threads", key="server.threads", unit="", values=(), default=None,
-            left_out="rendering raises them so that every batch can fill",
+            name="server_threads", key="server.threads", unit="", values=(capped,) if capped else (), default=capped,
+            left_out="the spec's flags give them" if capped else "rendering raises them so that every batch can fill",
         ),
     ]  # fmt: skip
+
+
+def server_threads(spec: ModelSpec, demand: Demand) -> int | None:
+    """Return how many requests the spec's own flags let into the server at once; ``None`` where rendering gives enough.
+
+    gRPC keeps one thread to listen, REST one for its event loop.
+    """
+    threads = options(spec).flags.get("grpc_max_threads" if demand.transport == "grpc" else "rest_api_num_threads")
+    return threads - 1 if isinstance(threads, int) else None
 
 
 def default(spec: ModelSpec, demand: Demand) -> Settings:

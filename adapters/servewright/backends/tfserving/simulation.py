@@ -50,7 +50,7 @@ def start(moment: Moment) -> tuple[Floats, Floats]:
 def policy(settings: Sequence[Mapping[str, Any]]) -> Policy:
     """Return settings, named as the server names them, for requests of one row each.
 
-    ``server_threads`` is what bounds the requests inside the server: ``grpc_max_threads``, or one less than
+    ``server_threads`` is what bounds the requests inside the server: one less than ``grpc_max_threads``, or than
     ``rest_api_num_threads``.
     """
 
