@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.servewright-installed
+BENCH_STAMP := $(VENV)/.servewright-bench-installed
+LOCUST := $(VENV)/locust
 
 # Recorded answers and real configs lie outside the project; the tests that need them say so where they are absent.
 ifneq ($(wildcard ../shared/conformance),)
@@ -75,8 +77,16 @@ integration: $(STAMP)
 conformance: $(STAMP)
 	@$(BIN)/python -m integration.conformance
 
-bench: $(STAMP)
-	@$(BIN)/python benchmarks/run.py
+# Locust patches Python's own modules, and brings a plug-in that has pytest do so too: it stays out of our environment.
+$(BENCH_STAMP): $(STAMP)
+	@echo "== setting up what the benchmarks compare with"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	@$(PYTHON) -m venv $(LOCUST)
+	@$(LOCUST)/bin/python -m pip install --quiet 'locust>=2.40'
+	@touch $@
+
+bench: $(BENCH_STAMP)
+	@PATH="$$PATH:$(abspath $(LOCUST))/bin" $(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist

@@ -255,12 +255,13 @@ class OnceFitted:
 
 
 class OnceSimulated:
-    """A fitted model that remembers what it said of the grid."""
+    """A fitted model that remembers what it said of the grid; for all else it is that model."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.values, self.error, self.scheduler = model, model.values, model.error, model.scheduler
-        self.said: Any = None
-        self.changes: Any = None
+        self.model, self.said, self.changes = model, None, None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
 
     def simulated(self, asked: Any) -> Any:
         if self.said is None:
@@ -287,7 +288,7 @@ def main() -> int:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        print("Optuna is not installed: its row is left out (pip install optuna)", file=sys.stderr)
+        print("Optuna is not installed: its row is left out (pip install -e '.[bench]')", file=sys.stderr)
         names = tuple(name for name in names if name != "Optuna TPE")
     rows: list[dict[str, Any]] = []
     for surface in surfaces(arguments.surfaces):

@@ -6,44 +6,64 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from integration.conftest import Models
+from integration.conftest import Models, Need
 from servewright import yamltext
 from servewright.cli import run
-from servewright.tuning import study
+from servewright.load.measurement import Measurement
+from servewright.load.workload import Pace
+from servewright.processes import wait_until
+from servewright.tuning import study, tuner
+from servewright.tuning.live import LiveBench, Serving
+from servewright.tuning.search import Question
 
 SMALL = ("--each", "1s", "--rounds", "2", "--concurrency", "8", "--time", "5m")
 KILLS = 20
-TOYS = Path(__file__).parent.parent / "tests"
-# Studies on a simulated server, in the folders that it is told; it says which process each is, and how that ended.
+# How many times the command is killed: a few, unless somebody asks for more.
+COMMAND_KILLS = int(os.environ.get("SERVEWRIGHT_KILLS", "") or 4)
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SURFACE = "torchserve-transformer"
+# Studies of a recorded surface, in the folders that it is told; it says which process each is, and how that ended.
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
+# Behind all others: the folder has a packaging.py, which must not stand in for a library that others import.
 sys.path.append(sys.argv[1])
+from surfaces.surface import surfaces
+from tuner_replay import Recording, goal_of
 from servewright.tuning.journal import NAME, Journal
 from servewright.tuning.recalling import Recalling
 from servewright.tuning.search import search
-from tuning_toys import GRID, SCHEDULER, Simulated, goal
 
-class Bench(Simulated):
+(surface,) = surfaces([sys.argv[2]])
+grid = surface.tried[::3]  # a study of all of them takes three times as long, of which it simulates most
+asked = goal_of(surface, surface.promises_ms[1], 14, 0)
+
+class Bench(Recording):
     def measure(self, question):
-        time.sleep(0.02)
+        time.sleep(0.1)  # a measurement lasts
         return super().measure(question)
 
 def run(folder):
     path = Path(folder) / NAME
     journal = Journal.resume(path) if path.exists() and b"\\n" in path.read_bytes() else Journal.create(path, {})
-    asked = goal(p99_ms=100.0, budget=11)
-    found = search(GRID, asked, SCHEDULER, Recalling(Bench(asked), journal), rounds=1)
-    (Path(folder) / "found.json").write_text(json.dumps([found.best.settings, len(found.measurements)]))
+    bench = Recalling(Bench(surface, asked), journal)
+    found = search(grid, asked, surface.scheduler, bench, rounds=1)
+    best = found.best.model_dump(mode="json")
+    (Path(folder) / "found.json").write_text(json.dumps([best, len(found.measurements)]))
 
 # Imports take longer than a study: each is a child that has them already.
 for line in sys.stdin:
@@ -79,7 +99,7 @@ class Studies:
 
 @pytest.fixture
 def studies() -> Iterator[Studies]:
-    command = [sys.executable, "-c", PROGRAM, str(TOYS)]
+    command = [sys.executable, "-c", PROGRAM, str(BENCHMARKS), SURFACE]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -93,7 +113,7 @@ def studies() -> Iterator[Studies]:
 
 @pytest.mark.timeout(600)
 def test_no_kill_loses_a_measurement(tmp_path: Path, studies: Studies) -> None:
-    """Killed at twenty random moments, studies find what one finds that is left alone, and lose nothing on the way."""
+    """Killed at twenty random moments, studies of a recorded surface find what one finds that is left alone."""
     (tmp_path / "whole").mkdir()
     begin = time.monotonic()
     assert studies.run(tmp_path / "whole", None) == 0
@@ -117,6 +137,147 @@ def test_no_kill_loses_a_measurement(tmp_path: Path, studies: Studies) -> None:
         kinds = [json.loads(line)["kind"] for line in before.splitlines()]
         assert kinds.count("measured") == whole[1]  # none was made twice
         assert kinds.count("service_times") == 1
+
+
+@pytest.mark.timeout(900)
+def test_no_kill_of_the_command_loses_a_measurement(
+    models: Models, tmp_path: Path, need: Need, left_behind: Callable[[], list[str]]
+) -> None:
+    """Killed at random moments and resumed, a study of a real server ends, and nothing of it was measured twice."""
+    need("tfserving", "embedded")
+    chance, kills, studies = random.Random(7), 0, 0
+    while kills < COMMAND_KILLS:
+        studies += 1
+        (tmp_path / str(studies)).mkdir()
+        spec = models.spec(tmp_path / str(studies) / "digits.yaml", "saved_model")
+        folder = spec.with_name("study")
+        words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "--budget", "7", "-o", str(folder), *SMALL]
+        journal, before, code = folder / "journal.jsonl", b"", -1
+        while code != 0:
+            command = [sys.executable, "-m", "servewright", *words, *(["--resume"] if before else [])]
+            moment = (len(before.splitlines()) + chance.randint(0, 3), chance.uniform(0.0, 3.0))
+            code = killed(command, journal, moment if kills < COMMAND_KILLS else None)
+            kills += code != 0
+            content = journal.read_bytes() if journal.exists() else b""
+            assert content.startswith(before)  # what was known is known still
+            before = content[: content.rfind(b"\n") + 1]
+            if code:
+                known = [json.loads(line)["kind"] for line in before.splitlines()]
+                print(f"killed {moment[1]:.1f} s after {moment[0]} facts; the last is {known[-1]}", flush=True)
+        found = study.load(folder)
+        assert found.state in ("complete", "spent")
+        facts = [json.loads(line) for line in before.splitlines()]
+        measured = [fact["measured"] for fact in facts if fact["kind"] == "measured"]
+        assert measured == [each.model_dump(mode="json") for each in found.measurements]
+        assert [each["index"] for each in measured] == list(range(len(measured)))  # each once
+        timed = [fact["found"] for fact in facts if fact["kind"] == "service_time"]
+        assert timed == [each.model_dump(mode="json") for each in found.service_times]
+        assert found.comparison is not None
+        assert [fact["round"]["index"] for fact in facts if fact["kind"] == "round"] == [0, 1]
+        assert not any(each.unsafe for each in found.measurements)
+        assert left_behind() == []
+        print(f"study {studies} ended after {kills} kills in all: {len(measured)} measurements", flush=True)
+
+
+def killed(command: list[str], journal: Path, moment: tuple[int, float] | None) -> int:
+    """Run a command, kill it at a moment, and return its exit code once all of it has ended.
+
+    The moment is so many seconds after the journal has so many facts; without one it runs to its end. What it started
+    notices by itself, and its ports are free then.
+    """
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        limit = threading.Timer(300.0, process.kill)
+        limit.start()
+        said = process.stderr.readline()  # it has begun
+        if moment is not None:
+            facts, rest_s = moment
+            wait_until(
+                lambda: process.poll() is not None or journal.read_bytes().count(b"\n") >= facts,
+                within_s=300.0, every_s=0.02, what="the moment comes",
+            )  # fmt: skip
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(rest_s)
+            process.kill()
+        code = process.wait()
+        limit.cancel()
+        orphans = started()
+        ports = [port for each in orphans for port in listening(each)]
+        wait_until(lambda: not started(), within_s=30.0, every_s=0.1, what="all that was started ends")
+        said += process.stderr.read()
+    assert code in (0, -signal.SIGKILL), said
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    return code
+
+
+def started() -> list[psutil.Process]:
+    """Return the processes that a command of this test started, whoever is their parent by now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("TMPDIR") == tempfile.gettempdir():
+                found.append(process)
+    return found
+
+
+def listening(process: psutil.Process) -> list[int]:
+    with suppress(psutil.Error):
+        sockets = process.net_connections(kind="tcp")
+        return [each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN]
+    return []
+
+
+class Deadly(LiveBench):
+    """A real server that is killed while it answers the load of one measurement."""
+
+    index, killed = 1, 0
+
+    def measure(self, question: Question) -> study.Measured:
+        self.doomed = question.index == self.index
+        return super().measure(question)
+
+    def loaded(self, serving: Serving, pace: Pace, **about: Any) -> Measurement:
+        if not about and self.doomed:  # a measurement, and not the load before it
+            threading.Thread(target=self._kill, args=(serving.server.handle.pid,)).start()
+        return super().loaded(serving, pace, **about)
+
+    def _kill(self, pid: int) -> None:
+        server = psutil.Process(pid)
+        before = sum(server.cpu_times()[:2])
+        wait_until(lambda: sum(server.cpu_times()[:2]) > before + 0.2, within_s=30.0, every_s=0.02, what="it is loaded")
+        server.kill()
+        type(self).killed += 1
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_dies_under_a_setting_is_a_result(
+    models: Models, tmp_path: Path, need: Need, left_behind: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting is unsafe, and how its server ended is said; the study goes on with others, and has a best."""
+    need("tfserving", "embedded")
+    monkeypatch.setattr(tuner, "LiveBench", Deadly)  # the moment is chosen; the server and its death are real
+    monkeypatch.setattr(Deadly, "killed", 0)
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model")
+    folder = tmp_path / "study"
+    words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "--budget", "8", "-o", str(folder), *SMALL]
+    assert run(words) == 0
+    found = study.load(folder)
+    assert Deadly.killed == 1
+    assert found.state in ("complete", "spent")
+    dead = found.measurements[Deadly.index]
+    assert dead.unsafe == "the server ended under load: it was killed by signal 9"
+    assert (dead.rate, dead.error_share, dead.p99_ms) == (0.0, 1.0, None)
+    others = [each for each in found.measurements if each.index != Deadly.index]
+    assert len(others) >= 3
+    assert not any(each.unsafe or each.settings == dead.settings for each in others)
+    assert f"the server failed under 1 setting: {dead.unsafe}" in found.warnings
+    assert found.comparison is not None
+    assert found.measurements[found.comparison.measurement].settings != dead.settings
+    assert "it was killed by signal 9" in (folder / "report.html").read_text()
+    assert left_behind() == []
 
 
 @pytest.mark.timeout(600)

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
+from surfaces import models
 from surfaces.surface import Point, read
 
-import models
 from servewright import pipeline, registry
-from servewright.errors import ProbeError
+from servewright.errors import InputError, ProbeError, ServewrightError
 from servewright.load.measurement import Measurement
 from servewright.tuning import spec_text, study, tuner
 from servewright.tuning.journal import Journal
@@ -81,6 +81,52 @@ def grid(backend: str) -> list[Settings]:
     ]  # fmt: skip
 
 
+def bench_of(name: str, options: argparse.Namespace, folder: Path) -> LiveBench:
+    """Write a surface's model into ``folder``, and return what measures it."""
+    backend_name, _, model = name.partition("-")
+    # In a process of its own: TensorFlow's threads and memory are not to lie beside what is measured.
+    command = [sys.executable, str(HERE / "models.py"), model, backend_name, str(folder / name)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    spec = folder / name / f"{model}.yaml"
+    fleet, backend = pipeline.load(spec), registry.get(backend_name)
+    subject = Subject(
+        fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, "auto", None),
+        tuning=tuner.tuning_of(backend), text=spec.read_text(), transport=TRANSPORT[backend_name],  # type: ignore[arg-type]
+    )  # fmt: skip
+    goal = Goal(maximise="rate", latency_ms={}, errors=1.0, loads=(Load(concurrency=64),), budget=1)
+    return LiveBench(
+        subject=subject, goal=goal, backends=registry.names(), warm_up_s=options.warm_up,
+        settle_in_s=options.settle_in, start_method="forkserver",  # thousands of loads are started
+    )  # fmt: skip
+
+
+def begun(path: Path, about: dict[str, Any]) -> Journal:
+    """Return a surface's journal, a new one where there is none; `InputError` for one of another machine.
+
+    All that is recorded counts as its first line's: what another processor, or another release, shows must not be.
+    """
+    if not path.exists() or b"\n" not in path.read_bytes():  # killed before its first line was whole
+        return Journal.create(path, about)
+    journal = Journal.resume(path)
+    was, here = _traits(journal.head), _traits(about)
+    other = [
+        f"{name} was {was.get(name, 'absent')}, is {here.get(name, 'absent')}"
+        for name in sorted(was | here)
+        if was.get(name) != here.get(name)
+    ]
+    if other:
+        raise InputError(
+            f"{path} was recorded on another machine or with other versions ({'; '.join(other)}); go on as it was "
+            "begun, or record all of it anew with another --folder"
+        )
+    return journal
+
+
+def _traits(head: dict[str, Any]) -> dict[str, Any]:
+    """Return what must stay the same: a rented machine has another kernel and some pages less on another day."""
+    return {name: head["machine"][name] for name in ("cpu", "cores")} | head["versions"]
+
+
 class Wanted(NamedTuple):
     """A cell to be measured, in which pass; whether it was chosen by what it showed."""
 
@@ -93,30 +139,9 @@ class Wanted(NamedTuple):
 class Recorder:
     """One surface under way."""
 
-    def __init__(self, name: str, options: argparse.Namespace, folder: Path) -> None:
-        self.name, self.options = name, options
-        backend_name, _, model = name.partition("-")
-        # In a process of its own: TensorFlow's threads and memory are not to lie beside what is measured.
-        command = [sys.executable, str(HERE / "models.py"), model, backend_name, str(folder / name)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-        spec = folder / name / f"{model}.yaml"
-        fleet, backend = pipeline.load(spec), registry.get(backend_name)
-        subject = Subject(
-            fleet=fleet, backend=backend, choice=pipeline.choice_for(fleet, backend, "auto", None),
-            tuning=tuner.tuning_of(backend), text=spec.read_text(), transport=TRANSPORT[backend_name],  # type: ignore[arg-type]
-        )  # fmt: skip
-        goal = Goal(maximise="rate", latency_ms={}, errors=1.0, loads=(Load(concurrency=64),), budget=1)
-        self.bench = LiveBench(
-            subject=subject, goal=goal, backends=registry.names(), warm_up_s=options.warm_up,
-            settle_in_s=options.settle_in, start_method="forkserver",  # thousands of loads are started
-        )  # fmt: skip
-        self.grid = grid(backend_name)
-        self.path = HERE / f"{name}.jsonl"
-        about = {
-            "surface": name, "machine": machine().model_dump(), "versions": versions(PACKAGES), "began": study.now(),
-            **self._lengths(), "transport": TRANSPORT[backend_name], "settings": len(self.grid),
-        }  # fmt: skip
-        self.journal = Journal.resume(self.path) if self.path.exists() else Journal.create(self.path, about)
+    def __init__(self, name: str, options: argparse.Namespace, journal: Journal, bench: LiveBench) -> None:
+        self.name, self.options, self.journal, self.bench = name, options, journal, bench
+        self.grid = grid(name.partition("-")[0])
         self.speeds: list[float] = [fact["speed"] for fact in self.journal.all("cell") if "speed" in fact]
 
     def run(self) -> None:
@@ -144,7 +169,7 @@ class Recorder:
             if (_key(settings), str(load), again) not in done
         )
         for again in sorted({wanted.again for each in work for wanted in each} - set(begun)):
-            about = {"again": again, "cells_before": len(cells), "began": study.now(), **self._lengths()}
+            about = {"again": again, "cells_before": len(cells), "began": study.now(), **_lengths(self.options)}
             self.journal.append("pass", about)
         self._measure(work)
         for fact in rounds:
@@ -154,7 +179,7 @@ class Recorder:
 
     def _undecided(self) -> dict[str, Any] | None:
         """Write down which cells decide and are not known well, with some that stand for the machine, and return it."""
-        surface = read(self.path)
+        surface = read(self.journal.path)
         deciding = surface.deciding
         chosen = [point for point in deciding if len(point.measured) < self.options.deciding]
         if not chosen:
@@ -171,7 +196,7 @@ class Recorder:
         first = max(FIRST_DECIDING, 1 + max(fact["again"] for fact in self.journal.all("cell")))
         fact = {
             "passes": list(range(first, first + self.options.deciding)), "cells": named(chosen),
-            "beside": named(beside), "began": study.now(), **self._lengths(),
+            "beside": named(beside), "began": study.now(), **_lengths(self.options),
         }  # fmt: skip
         self.journal.append("deciding", fact)
         return fact
@@ -225,11 +250,6 @@ class Recorder:
                     for each, cell in zip(wanted, found, strict=True):
                         about = {"settings": each.settings, "load": load.model_dump(exclude_none=True), "again": again}
                         self.journal.append("cell", about | ({"chosen": True} if each.chosen else {}) | cell)
-
-    def _lengths(self) -> dict[str, float]:
-        """Return how long a server is loaded before it counts, and how long each of its cells is."""
-        options = self.options
-        return {"seconds": options.seconds, "warm_up_s": options.warm_up, "settle_in_s": options.settle_in}
 
     def _service_times(self) -> None:
         """Record how long requests of many rows take alone, for each number of threads."""
@@ -336,6 +356,20 @@ class Recorder:
         return _shown(seen) | others | {"at": round(time.time(), 1)}
 
 
+def _about(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the first line of a surface says."""
+    backend = name.partition("-")[0]
+    return {
+        "surface": name, "machine": machine().model_dump(), "versions": versions(PACKAGES), "began": study.now(),
+        **_lengths(options), "transport": TRANSPORT[backend], "settings": len(grid(backend)),
+    }  # fmt: skip
+
+
+def _lengths(options: argparse.Namespace) -> dict[str, float]:
+    """Return how long a server is loaded before it counts, and how long each of its cells is."""
+    return {"seconds": options.seconds, "warm_up_s": options.warm_up, "settle_in_s": options.settle_in}
+
+
 def calmest(measure: Callable[[], T]) -> tuple[T, dict[str, float]]:
     """Measure, again where it was disturbed, and return the calmest, with what others took of the processors."""
     tried: list[tuple[float, T, dict[str, float]]] = []
@@ -405,6 +439,9 @@ def main(about: str | None = None) -> int:
     parser.add_argument("--passes", type=int, default=1, help="how many times every cell is measured")
     parser.add_argument("--deciding", type=int, default=0, help="how often the cells that decide are measured anew")
     parser.add_argument("--side-by-side", type=int, default=8, help="how many settings are served at a time")
+    parser.add_argument(
+        "--folder", type=Path, default=HERE, help="where the surfaces are (default: beside this program)"
+    )
     options = parser.parse_args()
     if options.side_by_side < 1:
         parser.error("--side-by-side takes at least one")
@@ -413,8 +450,12 @@ def main(about: str | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.surfaces or SURFACES:
             try:
-                Recorder(name, options, Path(folder)).run()
+                journal = begun(options.folder / f"{name}.jsonl", _about(name, options))
+                Recorder(name, options, journal, bench_of(name, options, Path(folder))).run()
             except KeyboardInterrupt:
                 print(f"{name}: interrupted; run it again to go on", file=sys.stderr)
                 return 130
+            except ServewrightError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                return int(error.exit_code)
     return 0
