@@ -31,9 +31,8 @@ from servewright.tuning.live import LiveBench, Serving
 from servewright.tuning.search import Question
 
 SMALL = ("--each", "1s", "--rounds", "2", "--concurrency", "8", "--time", "5m")
-KILLS = 20
-# How many times the command is killed: a few, unless somebody asks for more.
-COMMAND_KILLS = int(os.environ.get("SERVEWRIGHT_KILLS", "") or 4)
+# How often searches, and the command, are killed: a few times, unless somebody asks for more, as `make bench` does.
+KILLS, COMMAND_KILLS = (int(os.environ.get("SERVEWRIGHT_KILLS", "") or few) for few in (6, 3))
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SURFACE = "torchserve-transformer"
 # Studies of a recorded surface, in the folders that it is told; it says which process each is, and how that ended.
@@ -113,7 +112,7 @@ def studies() -> Iterator[Studies]:
 
 @pytest.mark.timeout(600)
 def test_no_kill_loses_a_measurement(tmp_path: Path, studies: Studies) -> None:
-    """Killed at twenty random moments, studies of a recorded surface find what one finds that is left alone."""
+    """Killed at random moments, studies of a recorded surface find what one finds that is left alone."""
     (tmp_path / "whole").mkdir()
     begin = time.monotonic()
     assert studies.run(tmp_path / "whole", None) == 0
@@ -310,6 +309,35 @@ def test_a_small_budget_is_enough(
         assert any((folder / "config").iterdir())
         assert run(["render", str(tuned), "-b", backend]) == 0
         assert run(["plan", str(folder), "--rate", "5k/s"]) == 0
+    assert left_behind() == []
+
+
+@pytest.mark.timeout(600)
+def test_the_greatest_rate_is_looked_for_among_those_that_can_be_reached(
+    models: Models, tmp_path: Path, need: Need, left_behind: Callable[[], list[str]]
+) -> None:
+    """What callers in a closed loop get says which rates are worth asking; one of them that keeps the promise wins."""
+    need("tfserving", "embedded")
+    few = "tfserving: {flags: {rest_api_num_threads: 20}}\n"  # no more requests than this make a batch, nor settings
+    spec = models.spec(tmp_path / "digits.yaml", "saved_model", extra=few)
+    folder = tmp_path / "study"
+    words = ["tune", str(spec), "-b", "tfserving", "-r", "embedded", "-o", str(folder), "--max-throughput"]
+    assert run([*words, "--slo", "p99=500ms", "--budget", "7", "--each", "1s", "--rounds", "2", "--time", "5m"]) == 0
+    found = study.load(folder)
+    journal = (folder / "journal.jsonl").read_bytes()
+    (top,) = (fact["top"] for fact in map(json.loads, journal.splitlines()) if fact["kind"] == "ladder")
+    rates = [load.rate for load in found.goal.loads]
+    assert rates == pytest.approx([0.3 * top * 1.13**step for step in range(12)], rel=0.01)
+    assert {str(each.load) for each in found.measurements if each.load not in found.goal.loads} == {"64 callers"}
+    assert {each.settings["server_threads"] for each in found.measurements} == {19}
+    assert found.best is not None
+    assert found.best.load.rate is not None
+    assert found.best.rate > 0.9 * found.best.load.rate
+    assert found.best.p99_ms is not None
+    assert found.best.p99_ms < 500
+    kept = [each.load.rate or 0.0 for each in found.measurements if found.answers(each)]
+    assert found.comparison is not None
+    assert found.comparison.load.rate in kept
     assert left_behind() == []
 
 
