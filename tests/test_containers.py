@@ -30,7 +30,7 @@ def test_its_process_is_known_where_the_kernel_says_so() -> None:
     assert container(mine, os.getpid()).pid == os.getpid()
 
 
-@pytest.mark.parametrize("pid", [0, os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("pid", [0, os.getpid(), 2**22 + 1], ids=["none", "ours", "nobody's"])
 def test_a_number_that_is_another_process_here_is_none(pid: int) -> None:
     """An engine in a virtual machine counts by itself, and a container that has ended has no process."""
     assert container("4f" * 32, pid).pid is None
