@@ -10,6 +10,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from servewright import yamltext
@@ -25,15 +26,12 @@ def changed(text: str, keys: Mapping[str, Any], *, file: str) -> str:
     if "\r\n" in text:
         return changed(text.replace("\r\n", "\n"), keys, file=file).replace("\n", "\r\n")
     wanted = expected(yamltext.parse(text.encode(), file=file).value, keys)
-    try:
+    with suppress(SpecError):  # an edit that went wrong may be no YAML at all
         found = _edited(text, keys, wanted, file)
-        right = yamltext.parse(found.encode(), file=file).value == wanted
-    except SpecError:  # an edit that went wrong may be no YAML at all
-        right = False
-    if not right:
-        lines = ", ".join(f"{key}: {_scalar(value)}" for key, value in keys.items())
-        raise InputError(f"{file} is laid out in a way that cannot be changed in place; write by hand: {lines}")
-    return found
+        if yamltext.parse(found.encode(), file=file).value == wanted:
+            return found
+    lines = ", ".join(f"{key}: {_scalar(value)}" for key, value in keys.items())
+    raise InputError(f"{file} is laid out in a way that cannot be changed in place; write by hand: {lines}")
 
 
 def _edited(text: str, keys: Mapping[str, Any], wanted: Any, file: str) -> str:
