@@ -83,6 +83,7 @@ class TestCommand:
             (("--budget", "6"), "budget"),
             (("--margin", "nan"), "no number"),
             (("--seed", "-1"), "--seed"),
+            (("--concurrency", "1000000000"), "--concurrency"),
             (("--runtime", "nowhere"), "no runtime"),
         ):
             code, _, err = cli("tune", spec, "-b", backend.name, "-o", workshop.folder / "study", *words)

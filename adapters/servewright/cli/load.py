@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servewright.cli import printing
-from servewright.cli.options import ADDRESS, PATH, backend_option, json_option
+from servewright.cli.options import ADDRESS, CALLERS, PATH, backend_option, json_option
 
 if TYPE_CHECKING:
     from servewright.load.measurement import Measurement, Window
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 @click.option("--rate", help="Requests per second that are meant to leave, such as 200/s (an open loop).")
 @click.option("--poisson", is_flag=True, help="Random arrivals at that rate, instead of evenly spaced ones.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the random arrivals.")
-@click.option(
-    "--concurrency", type=click.IntRange(1, 100_000), help="Callers that wait for each answer (a closed loop)."
-)
+@click.option("--concurrency", type=CALLERS, help="Callers that wait for each answer (a closed loop).")
 @click.option("--duration", default="30s", show_default=True, help="How long to measure, at most.")
 @click.option("--warm-up", default="2s", show_default=True, help="How long to send before that.")
 @click.option("--timeout", default="30s", show_default=True, help="How long an answer may take.")

@@ -36,6 +36,7 @@ class Share(click.FloatRange):
 
 
 ADDRESS = _Address()
+CALLERS = click.IntRange(1, 100_000)
 
 spec_argument = click.argument("spec", type=PATH)
 backend_option = click.option(

@@ -10,6 +10,7 @@ import click
 
 from servewright.cli import printing
 from servewright.cli.options import (
+    CALLERS,
     PATH,
     Share,
     backend_option,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--slo", help="Promises, such as p99=50ms,errors=0.1% (default: the spec's).")
 @click.option("--rate", help="Requests per second that come, such as 200/s: the smallest p99 at that rate.")
 @click.option(
-    "--concurrency", type=click.IntRange(1),
+    "--concurrency", type=CALLERS,
     help="Callers in a closed loop: the greatest rate (default 64, unless the spec has slo.rate).",
 )  # fmt: skip
 @click.option("--max-throughput", is_flag=True, help="The greatest rate of an open loop within the --slo.")

@@ -22,7 +22,7 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
     """Return every knob: a batch that the load can never fill is not tried, nor are threads that only crowd."""
     now = default(spec, demand)
     sizes = powers(min(demand.waiting, _LARGEST), least=min(2, demand.waiting))
-    capped = server_threads(spec, demand)
+    capped = let_in(spec, demand)
     padded = spec.device != "cpu" or bool(spec.batching.allowed_sizes)
     return [
         Knob(
@@ -63,7 +63,7 @@ def knobs(spec: ModelSpec, demand: Demand) -> list[Knob]:
     ]  # fmt: skip
 
 
-def server_threads(spec: ModelSpec, demand: Demand) -> int | None:
+def let_in(spec: ModelSpec, demand: Demand) -> int | None:
     """Return how many requests the spec's own flags let into the server at once; ``None`` where rendering gives enough.
 
     gRPC keeps one thread to listen, REST one for its event loop.
